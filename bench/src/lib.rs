@@ -1,0 +1,1 @@
+//! Raw-latency benches and load.

@@ -1,0 +1,1 @@
+//! The planner: pure functions of devices, profiles, demands and settings.

@@ -1,0 +1,1 @@
+//! gpuletd: sessions, dispatch and executors.

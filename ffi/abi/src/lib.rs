@@ -1,0 +1,1 @@
+//! What two processes of gpulet see: layouts, rings, arena and regions.

@@ -1,0 +1,1 @@
+//! The client side: session, and the C functions of include/gpulet/client.h.

@@ -1,0 +1,1 @@
+//! A minimal, run-time loaded libtorch: one C++ shim behind a safe Rust face.

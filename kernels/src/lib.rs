@@ -1,0 +1,1 @@
+//! Device kernels of gpulet and their CPU twins.
