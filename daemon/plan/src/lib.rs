@@ -5,9 +5,11 @@
 //! `deadline_ns` is absolute, a latency or budget is relative.
 //!
 //! - [`profile`]: how long a batch of so many rows takes on one gpulet.
+//! - [`queue`]: the requests that wait for one model, earliest deadline first.
 
 #![forbid(unsafe_code)]
 
 pub mod profile;
+pub mod queue;
 
 mod correction;
