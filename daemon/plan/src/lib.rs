@@ -6,9 +6,48 @@
 //!
 //! - [`profile`]: how long a batch of so many rows takes on one gpulet.
 //! - [`queue`]: the requests that wait for one model, earliest deadline first.
+//! - [`policy`]: admit or refuse a request; expire, wait, or close a batch.
+//!
+//! A dispatcher's turn for one model, with an executor that is free:
+//!
+//! ```
+//! use gpulet_plan::policy::{Admission, BatchLimits, Decision, admit, decide};
+//! use gpulet_plan::profile::{LatencyProfile, ProfilePoint};
+//! use gpulet_plan::queue::DeadlineQueue;
+//!
+//! let points = [
+//!     ProfilePoint { rows: 1, p50_ns: 1_000_000, p99_ns: 1_100_000 },
+//!     ProfilePoint { rows: 8, p50_ns: 3_000_000, p99_ns: 3_200_000 },
+//! ];
+//! let mut profile = LatencyProfile::new("digits", &points)?;
+//! let limits = BatchLimits { max_batch: 8, guard_ns: 50_000 };
+//! let mut queue: DeadlineQueue<&str> = DeadlineQueue::new(16);
+//!
+//! let now_ns = 0;
+//! for (name, deadline_ns) in [("late", 9_000_000), ("soon", 4_000_000), ("lost", 500_000)] {
+//!     match admit(now_ns, deadline_ns, 1, &limits, &profile, &[now_ns]) {
+//!         Admission::Admit => {
+//!             queue.push(deadline_ns, 1, name)?;
+//!         }
+//!         Admission::RejectHopeless { budget_ns } => {
+//!             profile.note_refused(1, budget_ns);
+//!             assert_eq!(name, "lost");
+//!         }
+//!     }
+//! }
+//!
+//! let decision = decide(&queue, &limits, true, now_ns, &profile);
+//! let Decision::Close { count: 2, rows: 2, .. } = decision else { panic!("{decision:?}") };
+//! assert_eq!(queue.pop_front().map(|entry| entry.payload), Some("soon"));
+//! assert_eq!(queue.pop_front().map(|entry| entry.payload), Some("late"));
+//!
+//! profile.observe(2, 1_300_000); // when the batch has completed
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 #![forbid(unsafe_code)]
 
+pub mod policy;
 pub mod profile;
 pub mod queue;
 

@@ -1,0 +1,204 @@
+//! Admit, expire, wait or close a batch: the decisions of the dispatcher, as pure functions.
+//!
+//! **Making it.** A batch that starts at `start_ns` makes a deadline when
+//! `start_ns + L(rows) + guard_ns <= deadline_ns`, with `L` =
+//! [`LatencyProfile::latency_ns`]. What is between is its budget: [`BatchLimits::budget_ns`].
+//!
+//! **The policy.** Earliest deadline first, and work-conserving: whenever an executor is free
+//! the front of the queue is closed into a batch, as long as that batch makes the earliest
+//! deadline in it. Nobody waits for a fuller batch; batches grow while executors are busy.
+//! A request is expired as soon as it cannot make its deadline even alone, so that an executor
+//! never runs what nobody can use any more.
+//!
+//! **What the caller does.** It applies a decision to the queue, then asks again until the
+//! answer is [`Decision::Wait`] or [`Decision::Idle`]. For each request that it turns away it
+//! calls [`LatencyProfile::note_refused`], for each completed batch
+//! [`LatencyProfile::observe`].
+//!
+//! Nothing here allocates, and sums saturate: no input can overflow.
+
+use crate::profile::LatencyProfile;
+use crate::queue::DeadlineQueue;
+
+/// Most requests in one batch, and most that one decision expires: bounds what a turn looks at.
+pub const BATCH_REQUESTS_MAX: u32 = 64;
+
+/// What bounds a batch of one model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Most rows in a batch. A request with more never makes it; it belongs refused where
+    /// requests are validated, and is refused or expired here if it comes so far.
+    pub max_batch: u32,
+    /// Time set aside between a batch's completion and its deadlines, for what the profile does
+    /// not measure: handing over, posting, waking the client.
+    pub guard_ns: u64,
+}
+
+impl BatchLimits {
+    /// The latency that a batch may have if it starts at `start_ns`; 0 when the deadline, less
+    /// the guard, has passed by then.
+    #[must_use]
+    pub fn budget_ns(&self, start_ns: u64, deadline_ns: u64) -> u64 {
+        deadline_ns.saturating_sub(start_ns).saturating_sub(self.guard_ns)
+    }
+
+    /// Whether a batch of this one request, started at `start_ns`, makes its deadline.
+    fn makes(&self, start_ns: u64, deadline_ns: u64, rows: u32, profile: &LatencyProfile) -> bool {
+        rows <= self.max_batch && profile.latency_ns(rows) <= self.budget_ns(start_ns, deadline_ns)
+    }
+}
+
+/// Whether a request may enter the queue. A full queue is [`QueueFull`](crate::queue::QueueFull),
+/// the queue's own answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// It can make its deadline if the queue ahead of it allows.
+    Admit,
+    /// It cannot, even alone and started as soon as any executor can be free.
+    RejectHopeless {
+        /// The latency it could have had, for [`LatencyProfile::note_refused`].
+        budget_ns: u64,
+    },
+}
+
+/// What to do for one model now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// The first `count` requests cannot make their deadlines: take them out, answer that they
+    /// expired, ask again. At least 1, at most [`BATCH_REQUESTS_MAX`].
+    Expire {
+        /// Requests to take from the front.
+        count: u32,
+    },
+    /// Hand the first `count` requests to the free executor as one batch.
+    Close {
+        /// Requests to take from the front; 1 to [`BATCH_REQUESTS_MAX`].
+        count: u32,
+        /// Their rows together; at most `max_batch`.
+        rows: u32,
+        /// Last moment at which this batch can start and make all its deadlines. An executor
+        /// that gets to it later should hand it back.
+        latest_start_ns: u64,
+    },
+    /// No executor is free. Ask again when one is, and at `until_ns` at the latest: then the
+    /// first request has become hopeless.
+    Wait {
+        /// When the first request expires; later than now.
+        until_ns: u64,
+    },
+    /// The queue is empty.
+    Idle,
+}
+
+/// Admits a request of `rows` due at `deadline_ns`, or refuses it as hopeless.
+///
+/// `busy_until_ns` has, for each executor that may run the model, the predicted end of what it
+/// runs now (anything not after `now_ns` means free). With no executor, say while all restart,
+/// the request counts as startable now: it is refused only if that would be too late, and may
+/// expire in the queue.
+///
+/// Admitted is not promised: requests with earlier deadlines go first. A request admitted while
+/// an executor is free is never expired by a [`decide`] at the same `now_ns`.
+#[must_use]
+pub fn admit(
+    now_ns: u64,
+    deadline_ns: u64,
+    rows: u32,
+    limits: &BatchLimits,
+    profile: &LatencyProfile,
+    busy_until_ns: &[u64],
+) -> Admission {
+    let earliest_ns = busy_until_ns.iter().copied().min().unwrap_or(now_ns).max(now_ns);
+    if limits.makes(earliest_ns, deadline_ns, rows, profile) {
+        Admission::Admit
+    } else {
+        Admission::RejectHopeless { budget_ns: limits.budget_ns(earliest_ns, deadline_ns) }
+    }
+}
+
+/// Decides for one model's queue at `now_ns`; `executor_free` says whether an executor that
+/// runs the model can start a batch now.
+///
+/// 1. An empty queue: [`Decision::Idle`].
+/// 2. Requests at the front that do not make it even alone, started now:
+///    [`Decision::Expire`], whether or not an executor is free.
+/// 3. No executor free: [`Decision::Wait`].
+/// 4. Else [`Decision::Close`] with the longest prefix of the queue that makes its earliest
+///    deadline as one batch, within `max_batch` rows and [`BATCH_REQUESTS_MAX`] requests. A
+///    request that does not fit ends the prefix: later deadlines never overtake.
+#[must_use]
+pub fn decide<T: Copy>(
+    queue: &DeadlineQueue<T>,
+    limits: &BatchLimits,
+    executor_free: bool,
+    now_ns: u64,
+    profile: &LatencyProfile,
+) -> Decision {
+    let Some((deadline_ns, head_rows)) = queue.demands().next() else {
+        return Decision::Idle;
+    };
+    let hopeless = queue
+        .demands()
+        .take(BATCH_REQUESTS_MAX as usize)
+        .take_while(|&(deadline_ns, rows)| !limits.makes(now_ns, deadline_ns, rows, profile))
+        .fold(0, |count, _| count + 1);
+    if hopeless > 0 {
+        return Decision::Expire { count: hopeless };
+    }
+    let latest_ns = |rows| latest_start_ns(deadline_ns, rows, limits.guard_ns, profile);
+    if !executor_free {
+        return Decision::Wait { until_ns: latest_ns(head_rows).saturating_add(1) };
+    }
+    let budget_ns = limits.budget_ns(now_ns, deadline_ns);
+    let rows_max = profile.largest_batch_within(budget_ns, limits.max_batch);
+    let (mut count, mut rows) = (0, 0_u32);
+    for (_, more) in queue.demands().take(BATCH_REQUESTS_MAX as usize) {
+        if more > rows_max - rows {
+            break;
+        }
+        count += 1;
+        rows += more;
+    }
+    Decision::Close { count, rows, latest_start_ns: latest_ns(rows) }
+}
+
+/// Last moment at which a batch of `rows` can start and make `deadline_ns`; 0 when there never
+/// was one.
+#[must_use]
+pub fn latest_start_ns(
+    deadline_ns: u64,
+    rows: u32,
+    guard_ns: u64,
+    profile: &LatencyProfile,
+) -> u64 {
+    deadline_ns.saturating_sub(guard_ns).saturating_sub(profile.latency_ns(rows))
+}
+
+/// The first request of a model that competes for an executor.
+#[derive(Debug, Clone, Copy)]
+pub struct Head<'a> {
+    /// Whatever number the caller knows the model by.
+    pub model: usize,
+    /// Deadline of the model's first request.
+    pub deadline_ns: u64,
+    /// Rows of the model's first request.
+    pub rows: u32,
+    /// The model's [`BatchLimits::guard_ns`].
+    pub guard_ns: u64,
+    /// The model's profile on that executor.
+    pub profile: &'a LatencyProfile,
+}
+
+/// The model that should get the executor that its models share: the one whose first request
+/// must start earliest; the first of equals. `None` when no model has requests.
+///
+/// Expire first ([`decide`] with `executor_free` false): a hopeless request would win.
+#[must_use]
+pub fn pick<'a>(heads: impl IntoIterator<Item = Head<'a>>) -> Option<usize> {
+    heads
+        .into_iter()
+        .min_by_key(|head| {
+            latest_start_ns(head.deadline_ns, head.rows, head.guard_ns, head.profile)
+        })
+        .map(|head| head.model)
+}
