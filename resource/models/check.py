@@ -3,8 +3,8 @@
 
 Every model: loads, gives the declared shapes and dtypes at 1, 2 and 5 rows, a row's answer does not
 depend on its batch, answers differ from input to input, nothing ties it to the CPU. Besides,
-digits reads its held-out digits and crepe hears tones. Run with /usr/bin/python3. Exit status: 0 all
-good, 1 at least one failed, 2 bad arguments.
+digits reads its held-out digits and crepe hears tones. Run with /usr/bin/python3. Exit status: 0
+all good, 1 at least one failed, 2 bad arguments.
 """
 
 import argparse
@@ -154,9 +154,10 @@ def check_tones(model):
 def check_folder(folder):
     """Checks one model folder; returns a line about it or raises what is wrong."""
     inputs, outputs, path = read_settings(folder / "model.toml")
+    require(path.is_file(), f"model.toml: file {path.name} does not exist")
     model = torch.jit.load(str(path), map_location="cpu").eval()
     # A device written into the graph would fail, or copy to the host, on a GPU.
-    require('Device = prim::Constant' not in str(model.inlined_graph),
+    require("Device = prim::Constant" not in str(model.inlined_graph),
             "the graph names a device")
     with torch.no_grad():
         check_answers(model, inputs, outputs)
@@ -187,8 +188,7 @@ def main():
         for folder in folders:
             try:
                 print(f"{folder.name}: {check_folder(folder)}", flush=True)
-            except (ModelError, OSError, RuntimeError, tomllib.TOMLDecodeError,
-                    struct.error) as error:
+            except (ModelError, OSError, RuntimeError, ValueError, struct.error) as error:
                 print(f"{folder.name}: FAILED: {error}", file=sys.stderr, flush=True)
                 failed += 1
     if failed:

@@ -61,7 +61,7 @@ class BertLayer(nn.Module):
 
 class Bert(nn.Module):
     """An encoder of BERT-base's sizes: i64 [-1, 14] token ids below BERT_VOCABULARY to
-    f32 [-1, 14, 768] hidden states and f32 [-1, 768] pooled first tokens. No mask: all tokens count.
+    f32 [-1, 14, 768] hidden states and f32 [-1, 768] pooled first tokens. No mask: all count.
     """
 
     def __init__(self, width=768, depth=12, heads=12, inner=3072):
