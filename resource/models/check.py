@@ -30,7 +30,7 @@ except ImportError as error:
              " with /usr/bin/python3")
 
 DEFAULT_FOLDERS = (HERE, HERE.parent.parent / "target" / "models")
-KEYS = {"file": str, "slo_ms": float, "max_batch": int, "warmup_count": int,
+KEYS = {"slo_ms": float, "max_batch": int, "warmup_count": int,
         "input": list, "output": list}
 TENSOR_KEYS = {"name": str, "dtype": str, "shape": list}
 ROW_COUNTS = (1, 2, 5)
@@ -56,10 +56,11 @@ def check_keys(table, keys, where):
 
 
 def read_settings(path):
-    """model.toml's inputs and outputs as Tensors, and its model file's path."""
+    """model.toml's inputs and outputs as Tensors, and its model file's path, None for a builtin."""
     with open(path, "rb") as file:
         table = tomllib.load(file)
-    check_keys(table, KEYS, path.name)
+    source = "builtin" if "builtin" in table else "file"
+    check_keys(table, {source: str, **KEYS}, path.name)
     for key in ("slo_ms", "max_batch", "warmup_count"):
         require(table[key] > 0, f"{path.name}: {key} must be above 0, is {table[key]}")
     kinds = []
@@ -76,7 +77,7 @@ def read_settings(path):
                     f"{where}: shape must be -1 and then positive extents, is {shape}")
             tensors.append(Tensor(entry["name"], entry["dtype"], tuple(shape)))
         kinds.append(tuple(tensors))
-    return kinds[0], kinds[1], path.parent / table["file"]
+    return kinds[0], kinds[1], path.parent / table["file"] if source == "file" else None
 
 
 def check_outputs(outputs, declared, rows):
@@ -154,6 +155,8 @@ def check_tones(model):
 def check_folder(folder):
     """Checks one model folder; returns a line about it or raises what is wrong."""
     inputs, outputs, path = read_settings(folder / "model.toml")
+    if path is None:
+        return "built in"
     require(path.is_file(), f"model.toml: file {path.name} does not exist")
     model = torch.jit.load(str(path), map_location="cpu").eval()
     # A device written into the graph would fail, or copy to the host, on a GPU.
