@@ -1,1 +1,4 @@
-//! gpuletd: sessions, dispatch and executors.
+//! `gpuletd`: sessions, dispatch and executors.
+
+pub mod model;
+pub mod wire;
