@@ -1,0 +1,146 @@
+//! Compiles the C++ shim into a shared object of its own, where libtorch's headers are found.
+//!
+//! Nothing is linked into the crate and nothing is downloaded: with no libtorch or no C++ compiler
+//! the crate still builds, and opening it at run time says what is missing. Only a shim that was
+//! asked for (`LIBTORCH_DIR` set) or that fails to compile stops the build.
+
+use std::env;
+use std::error::Error;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+const SHIM_NAME: &str = "libgpulet_torch.so";
+const SYSTEM_HEADERS: &str = "/usr/include/torch";
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// Where one libtorch keeps what the compiler needs.
+struct Libtorch {
+    /// Extra compiler flags that find its headers.
+    include_flags: Vec<String>,
+    /// `torch/version.h`, watched so that an upgrade rebuilds the shim.
+    version_header: PathBuf,
+    /// `libtorch_cpu`, under the name a program without development files finds it by.
+    library: PathBuf,
+}
+
+fn main() -> Result<()> {
+    for path in ["build.rs", "shim.cc", "shim.h"] {
+        println!("cargo::rerun-if-changed={path}");
+    }
+    println!("cargo::rerun-if-env-changed=LIBTORCH_DIR");
+    let built = build_shim()?;
+    let baked = built.as_deref().and_then(Path::to_str).unwrap_or_default();
+    println!("cargo::rustc-env=GPULET_TORCH_SHIM_BUILT={baked}");
+    Ok(())
+}
+
+/// Returns the finished shim, or nothing where there is no libtorch to build it against.
+fn build_shim() -> Result<Option<PathBuf>> {
+    let mut build = cc::Build::new();
+    build.cpp(true).std("c++20").pic(true).opt_level(2).debug(false).warnings(true);
+    build.cargo_metadata(false);
+    let compiler = build.try_get_compiler()?;
+
+    let Some(libtorch) = find_libtorch(&compiler)? else {
+        println!(
+            "cargo::warning=no libtorch found: models cannot run. Install libtorch-dev, or set \
+             LIBTORCH_DIR to a torch folder with include/ and lib/, and build again"
+        );
+        return Ok(None);
+    };
+    println!("cargo::rerun-if-changed={}", libtorch.version_header.display());
+
+    let out_dir = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
+    let shim = out_dir.join(SHIM_NAME);
+    let mut command = compiler.to_command();
+    command
+        .args(["-shared", "-fvisibility=hidden", "-DAT_PER_OPERATOR_HEADERS"])
+        .arg(format!("-DGTORCH_LIBTORCH=\"{}\"", libtorch.library.display()))
+        .args(&libtorch.include_flags)
+        .arg("shim.cc")
+        .arg("-o")
+        .arg(&shim)
+        .arg(format!("-Wl,-soname,{SHIM_NAME}"))
+        .arg("-Wl,-z,defs")
+        .arg(&libtorch.library)
+        .arg(libtorch.library.with_file_name("libc10.so"));
+    match command.status() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            println!("cargo::warning=no C++ compiler found: models cannot run. Install g++");
+            return Ok(None);
+        }
+        Err(error) => return Err(error.into()),
+        Ok(status) if !status.success() => {
+            return Err(format!("the C++ compiler failed on shim.cc: {command:?}").into());
+        }
+        Ok(_) => {}
+    }
+    publish(&shim, &out_dir)?;
+    Ok(Some(shim))
+}
+
+fn find_libtorch(compiler: &cc::Tool) -> Result<Option<Libtorch>> {
+    match env::var_os("LIBTORCH_DIR").filter(|dir| !dir.is_empty()) {
+        Some(dir) => {
+            let dir = fs::canonicalize(PathBuf::from(&dir))
+                .map_err(|error| format!("LIBTORCH_DIR={dir:?}: {error}"))?;
+            from_folder(&dir).map(Some)
+        }
+        None => from_system(compiler),
+    }
+}
+
+/// A `torch` folder as the wheel or the plain archive has it: `include/` and `lib/`.
+fn from_folder(dir: &Path) -> Result<Libtorch> {
+    let include = dir.join("include");
+    let api = include.join("torch/csrc/api/include");
+    let version_header = api.join("torch/version.h");
+    let library = dir.join("lib/libtorch_cpu.so");
+    for needed in [&version_header, &library] {
+        if !needed.exists() {
+            let missing = needed.display();
+            return Err(format!("LIBTORCH_DIR={}: {missing} is missing", dir.display()).into());
+        }
+    }
+    // As system headers: they are not ours to warn about, and they come before /usr/include.
+    let include_flags = [include, api].iter().map(|d| format!("-isystem{}", d.display())).collect();
+    Ok(Libtorch { include_flags, version_header, library })
+}
+
+/// The distribution's package: headers straight in `/usr/include`.
+fn from_system(compiler: &cc::Tool) -> Result<Option<Libtorch>> {
+    let headers = Path::new(SYSTEM_HEADERS);
+    // A missing path makes cargo look again at the next build, when libtorch may be there.
+    println!("cargo::rerun-if-changed={}/script.h", headers.display());
+    let api = headers.join("csrc/api/include");
+    let version_header = api.join("torch/version.h");
+    if !version_header.exists() {
+        return Ok(None);
+    }
+    let Ok(answer) = compiler.to_command().arg("-print-file-name=libtorch_cpu.so").output() else {
+        return Ok(None);
+    };
+    let link = PathBuf::from(String::from_utf8(answer.stdout)?.trim());
+    if !link.is_absolute() {
+        return Ok(None);
+    }
+    let link = fs::canonicalize(link.parent().ok_or("a library with no folder")?)?
+        .join(link.file_name().ok_or("a library with no name")?);
+    // The unversioned link is a development file: follow it once, to the name users have.
+    let library = fs::read_link(&link).map_or(link.clone(), |target| link.with_file_name(target));
+    let include_flags = vec![format!("-isystem{}", api.display())];
+    Ok(Some(Libtorch { include_flags, version_header, library }))
+}
+
+/// Copies the shim beside the programs of this profile (`target/<profile>/`), whole or not at all:
+/// a running program may have the old one mapped.
+fn publish(shim: &Path, out_dir: &Path) -> Result<()> {
+    // OUT_DIR is target/<profile>/build/<crate>-<hash>/out.
+    let profile_dir = out_dir.ancestors().nth(3).ok_or("OUT_DIR is not inside a target folder")?;
+    let fresh = profile_dir.join(format!(".{SHIM_NAME}.{}", std::process::id()));
+    fs::copy(shim, &fresh)?;
+    fs::rename(&fresh, profile_dir.join(SHIM_NAME))?;
+    Ok(())
+}

@@ -1,0 +1,282 @@
+//! Finding and opening the shim and the libtorch it was compiled against.
+//!
+//! A process holds at most one libtorch: its operators register themselves globally, and two
+//! versions side by side end in an abort. So which library belongs to a shim is written in the
+//! shim's own file (`gtorch_marker` in `shim.cc`), and is read before anything is loaded.
+
+use std::ffi::{OsString, c_char};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::{env, fs, io};
+
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
+
+use crate::sys::{self, Functions};
+use crate::{CONFIG_BYTES, text_from};
+
+/// File name of the CPU shim. A GPU's shim is another file with another name beside it.
+pub const SHIM_NAME: &str = "libgpulet_torch.so";
+/// Names the shim's file, and rules out every other place it might be.
+pub const SHIM_VARIABLE: &str = "GPULET_TORCH_SHIM";
+/// Names the libtorch folder, when building and when running.
+pub const LIBTORCH_VARIABLE: &str = "LIBTORCH_DIR";
+
+const MARKER: &[u8] = b"gpulet-torch-shim\n";
+
+/// Where to look, before the usual places. The default looks only in those.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// The `torch` folder (with `lib/`) to take libtorch from, or a folder that holds its
+    /// libraries. Otherwise `$LIBTORCH_DIR`, otherwise where it was when the shim was compiled.
+    pub libtorch_dir: Option<PathBuf>,
+    /// The shim. Otherwise `$GPULET_TORCH_SHIM`, otherwise beside the running program, in
+    /// `../lib/gpulet` from there, or where the build left it.
+    pub shim: Option<PathBuf>,
+}
+
+/// Why libtorch is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// No shim in any place.
+    #[error(
+        "no {SHIM_NAME} in {}; it is built where libtorch is found: install libtorch-dev, or set \
+         {LIBTORCH_VARIABLE} to a torch folder with include/ and lib/, and build again",
+        list(tried)
+    )]
+    NoShim {
+        /// Every path that was tried.
+        tried: Vec<PathBuf>,
+    },
+    /// The shim's file cannot be read.
+    #[error("{}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The file is something else.
+    #[error("{}: not a gpulet torch shim", path.display())]
+    NotShim {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The shim belongs to another version of this program.
+    #[error("{}: shim of ABI {found}, this program needs ABI {}; build both together",
+        path.display(), sys::ABI)]
+    Abi {
+        /// The file.
+        path: PathBuf,
+        /// Its ABI number.
+        found: String,
+    },
+    /// The library the shim was compiled against is not there.
+    #[error(
+        "{} was compiled against libtorch {version} and needs {}, which is not in {}; set \
+         {LIBTORCH_VARIABLE} to the torch folder of that version",
+        shim.display(), Path::new(name).display(), list(tried)
+    )]
+    NoLibtorch {
+        /// The shim.
+        shim: PathBuf,
+        /// The version it was compiled against.
+        version: String,
+        /// The file it needs.
+        name: OsString,
+        /// Every path that was tried.
+        tried: Vec<PathBuf>,
+    },
+    /// The dynamic loader refused a library.
+    #[error("{}: {source}", path.display())]
+    Load {
+        /// The library.
+        path: PathBuf,
+        /// The loader's reason.
+        source: libloading::Error,
+    },
+    /// The libtorch that was opened is not the version the shim was compiled against.
+    #[error(
+        "{} was compiled against libtorch {wanted}, but {} is {found}",
+        shim.display(), libtorch.display()
+    )]
+    Version {
+        /// The shim.
+        shim: PathBuf,
+        /// The version it was compiled against.
+        wanted: String,
+        /// The library that was opened.
+        libtorch: PathBuf,
+        /// Its version.
+        found: String,
+    },
+    /// This process has opened another one before.
+    #[error("this process has already opened {}, so it cannot open {}", first.display(),
+        asked.display())]
+    OtherOpen {
+        /// What is open.
+        first: PathBuf,
+        /// What was asked for.
+        asked: PathBuf,
+    },
+}
+
+/// What is open: once, for the rest of the process.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) functions: Functions,
+    pub(crate) shim: PathBuf,
+    pub(crate) libtorch: PathBuf,
+    pub(crate) version: String,
+}
+
+static OPENED: Mutex<Option<&'static Opened>> = Mutex::new(None);
+
+/// Where the build left the shim, if it built one.
+#[must_use]
+pub fn built_shim() -> Option<&'static Path> {
+    Some(Path::new(env!("GPULET_TORCH_SHIM_BUILT"))).filter(|path| !path.as_os_str().is_empty())
+}
+
+pub(crate) fn open(options: &Options) -> Result<&'static Opened, OpenError> {
+    let shim = find_shim(options)?;
+    let marker = read_marker(&shim)?;
+    let libtorch = find_libtorch(options, &shim, &marker)?;
+
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(first) = *opened {
+        for (first, asked) in [(&first.shim, &shim), (&first.libtorch, &libtorch)] {
+            if first != asked {
+                return Err(OpenError::OtherOpen { first: first.clone(), asked: asked.clone() });
+            }
+        }
+        return Ok(first);
+    }
+    let functions = load(&shim, &libtorch)?;
+    let found = version_in(&functions);
+    if release(&found) != release(&marker.version) {
+        return Err(OpenError::Version { shim, wanted: marker.version, libtorch, found });
+    }
+    // Leaked on purpose: libtorch starts threads and cannot be unloaded.
+    let fresh: &'static Opened =
+        Box::leak(Box::new(Opened { functions, shim, libtorch, version: marker.version }));
+    *opened = Some(fresh);
+    Ok(fresh)
+}
+
+fn load(shim: &Path, libtorch: &Path) -> Result<Functions, OpenError> {
+    // By absolute path, all symbols at once and for everyone: the shim's own dependency on it is
+    // then met by what is already loaded, whatever LD_LIBRARY_PATH and the loader's cache hold.
+    let _ = open_library(libtorch, RTLD_NOW | RTLD_GLOBAL)?;
+    let library = open_library(shim, RTLD_NOW | RTLD_LOCAL)?;
+    // SAFETY: the marker said that the shim has this ABI, and the library is leaked, so it is
+    // never closed.
+    let functions = unsafe { Functions::load(library) };
+    functions.map_err(|source| OpenError::Load { path: shim.to_owned(), source })
+}
+
+/// The version libtorch itself gives among its build settings.
+fn version_in(functions: &Functions) -> String {
+    let mut text: [c_char; CONFIG_BYTES] = [0; CONFIG_BYTES];
+    // SAFETY: `text` has the length given.
+    let _ = unsafe { (functions.config)(text.as_mut_ptr(), text.len()) };
+    let text = text_from(&text);
+    let version = text.split("TORCH_VERSION=").nth(1).and_then(|rest| rest.split(',').next());
+    version.unwrap_or("of no version").to_owned()
+}
+
+/// Major and minor: what the C++ interface may change with.
+fn release(version: &str) -> Vec<&str> {
+    version.split('.').take(2).collect()
+}
+
+fn open_library(path: &Path, flags: i32) -> Result<&'static Library, OpenError> {
+    // SAFETY: the initialisers of libtorch and of the shim do nothing that other threads could
+    // see; the library is leaked, so no terminator runs while its threads live.
+    let library = unsafe { Library::open(Some(path), flags) };
+    match library {
+        Ok(library) => Ok(Box::leak(Box::new(library))),
+        Err(source) => Err(OpenError::Load { path: path.to_owned(), source }),
+    }
+}
+
+fn find_shim(options: &Options) -> Result<PathBuf, OpenError> {
+    let named = options.shim.clone().or_else(|| variable(SHIM_VARIABLE));
+    let candidates = match named {
+        Some(path) => vec![path],
+        None => usual_places(),
+    };
+    // Absolute and without links, so that two names of one file are one file.
+    match candidates.iter().find_map(|path| fs::canonicalize(path).ok()) {
+        Some(path) => Ok(path),
+        None => Err(OpenError::NoShim { tried: candidates }),
+    }
+}
+
+fn usual_places() -> Vec<PathBuf> {
+    let mut places = Vec::new();
+    if let Some(folder) = env::current_exe().ok().as_deref().and_then(Path::parent) {
+        places.push(folder.join(SHIM_NAME));
+        if let Some(prefix) = folder.parent() {
+            places.push(prefix.join("lib/gpulet").join(SHIM_NAME));
+        }
+    }
+    places.extend(built_shim().map(Path::to_owned));
+    places
+}
+
+fn find_libtorch(options: &Options, shim: &Path, marker: &Marker) -> Result<PathBuf, OpenError> {
+    let name = marker.libtorch.file_name().unwrap_or_default();
+    let named = options.libtorch_dir.clone().or_else(|| variable(LIBTORCH_VARIABLE));
+    let candidates = match named {
+        Some(dir) => vec![dir.join("lib").join(name), dir.join(name)],
+        None => vec![marker.libtorch.clone()],
+    };
+    let found = candidates.iter().find(|path| path.is_file());
+    match found.and_then(|path| std::path::absolute(path).ok()) {
+        Some(path) => Ok(path),
+        None => Err(OpenError::NoLibtorch {
+            shim: shim.to_owned(),
+            version: marker.version.clone(),
+            name: name.to_owned(),
+            tried: candidates,
+        }),
+    }
+}
+
+/// What a shim's file says about itself.
+#[derive(Debug, PartialEq, Eq)]
+struct Marker {
+    version: String,
+    libtorch: PathBuf,
+}
+
+fn read_marker(shim: &Path) -> Result<Marker, OpenError> {
+    let path = || shim.to_owned();
+    let bytes = fs::read(shim).map_err(|source| OpenError::Read { path: path(), source })?;
+    let fields = marker_fields(&bytes).ok_or_else(|| OpenError::NotShim { path: path() })?;
+    let field = |key: &str| {
+        let found = fields.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        found.ok_or_else(|| OpenError::NotShim { path: path() })
+    };
+    let abi = field("abi")?;
+    if abi.parse() != Ok(sys::ABI) {
+        return Err(OpenError::Abi { path: path(), found: abi.to_owned() });
+    }
+    Ok(Marker { version: field("version")?.to_owned(), libtorch: field("libtorch")?.into() })
+}
+
+fn marker_fields(file: &[u8]) -> Option<&str> {
+    let start = file.windows(MARKER.len()).position(|window| window == MARKER)?;
+    let fields = &file[start + MARKER.len()..];
+    let end = fields.iter().position(|byte| *byte == 0)?;
+    std::str::from_utf8(&fields[..end]).ok()
+}
+
+fn variable(name: &str) -> Option<PathBuf> {
+    env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    if paths.is_empty() { "any of the usual places".to_owned() } else { paths.join(", ") }
+}
