@@ -26,7 +26,7 @@ struct Libtorch {
 }
 
 fn main() -> Result<()> {
-    for path in ["build.rs", "shim.cc", "shim.h"] {
+    for path in ["build.rs", "shim.cc", "shim.h", "shim"] {
         println!("cargo::rerun-if-changed={path}");
     }
     println!("cargo::rerun-if-env-changed=LIBTORCH_DIR");

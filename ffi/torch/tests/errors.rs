@@ -24,7 +24,7 @@ fn a_bad_path_is_named() {
     assert!(matches!(error, Error::BadPath { .. }), "{error:?}");
     assert_eq!(error.to_string(), wanted);
     let error = load_error(&torch, folder.path());
-    assert_eq!(error.to_string(), format!("{}: Is a directory", folder.path().display()));
+    assert_eq!(error.to_string(), format!("{}: not a regular file", folder.path().display()));
     let error = load_error(&torch, Path::new("a\0b"));
     assert!(matches!(error, Error::BadPath { .. }), "{error:?}");
     let error = lenet(&torch).save(&folder.path().join("none/lenet.pt")).unwrap_err();
