@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+# install, uninstall: included by the Makefile at the root, which builds what these need.
+#
+#   make install [DESTDIR=] [PREFIX=/usr/local] [SYSCONFDIR=/etc] [LIBDIR=PREFIX/lib]
+#
+# Packages say PREFIX=/usr. A config that is there already is left alone, and so is everything
+# under /var/lib/gpulet; uninstall leaves both.
+
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+LIBDIR ?= $(PREFIX)/lib
+BUILD ?= target/release
+CLIENT_LIB ?= target/client-lib
+INSTALL ?= install
+STRIP ?= strip
+
+BINDIR = $(PREFIX)/bin
+# What only the daemon opens; it looks here from BINDIR, whatever LIBDIR is.
+PRIVATEDIR = $(PREFIX)/lib/gpulet
+UNITDIR = $(PREFIX)/lib/systemd/system
+SYSUSERSDIR = $(PREFIX)/lib/sysusers.d
+TMPFILESDIR = $(PREFIX)/lib/tmpfiles.d
+INCLUDEDIR = $(PREFIX)/include
+DATADIR = $(PREFIX)/share
+COMPLETIONS_BASH = $(DATADIR)/bash-completion/completions
+COMPLETIONS_ZSH = $(DATADIR)/zsh/site-functions
+COMPLETIONS_FISH = $(DATADIR)/fish/vendor_completions.d
+CONFIG = $(SYSCONFDIR)/gpulet/gpuletd.toml
+
+INSTALL_PROGRAMS = $(addprefix $(BUILD)/,gpuletd gpuletctl gpulet-executor)
+INSTALL_MODELS = digits echo null
+INSTALL_CLIENT = $(CLIENT_LIB)/libgpulet.so.0 $(CLIENT_LIB)/libgpulet.a
+INSTALL_SHIM = $(BUILD)/libgpulet_torch.so
+
+# The shim exists only where libtorch was found: without it the daemon serves built-in models.
+installed_shim = $(wildcard $(INSTALL_SHIM))
+
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+
+# $(call filled,TEMPLATE,PATH): the template with its @words@ replaced, under DESTDIR.
+define filled
+sed -e 's,@prefix@,$(PREFIX),g' -e 's,@bindir@,$(BINDIR),g' -e 's,@libdir@,$(LIBDIR),g' \
+	-e 's,@includedir@,$(INCLUDEDIR),g' -e 's,@sysconfdir@,$(SYSCONFDIR),g' \
+	-e 's,@version@,$(VERSION),g' $(1) >$(DESTDIR)$(2)
+chmod 644 $(DESTDIR)$(2)
+endef
+
+.PHONY: install uninstall
+
+install: $(INSTALL_PROGRAMS) $(INSTALL_CLIENT)
+	$(INSTALL) -d $(addprefix $(DESTDIR),$(BINDIR) $(PRIVATEDIR) $(UNITDIR) $(SYSUSERSDIR) \
+		$(TMPFILESDIR) $(INCLUDEDIR)/gpulet $(LIBDIR)/pkgconfig $(LIBDIR)/cmake/gpulet \
+		$(SYSCONFDIR)/gpulet)
+	$(INSTALL) -m 755 $(BUILD)/gpuletd $(BUILD)/gpuletctl $(DESTDIR)$(BINDIR)/
+	$(INSTALL) -m 755 $(BUILD)/gpulet-executor $(DESTDIR)$(PRIVATEDIR)/
+	$(STRIP) --strip-unneeded $(addprefix $(DESTDIR),$(BINDIR)/gpuletd $(BINDIR)/gpuletctl \
+		$(PRIVATEDIR)/gpulet-executor)
+ifneq ($(installed_shim),)
+	$(INSTALL) -m 644 $(INSTALL_SHIM) $(DESTDIR)$(PRIVATEDIR)/
+endif
+	$(INSTALL) -m 644 include/gpulet.h include/gpulet.hpp $(DESTDIR)$(INCLUDEDIR)/
+	$(INSTALL) -m 644 include/gpulet/*.h $(DESTDIR)$(INCLUDEDIR)/gpulet/
+	$(INSTALL) -m 644 $(CLIENT_LIB)/libgpulet.so.0 $(CLIENT_LIB)/libgpulet.a $(DESTDIR)$(LIBDIR)/
+	ln -sf libgpulet.so.0 $(DESTDIR)$(LIBDIR)/libgpulet.so
+	$(call filled,ffi/client/gpulet.pc.in,$(LIBDIR)/pkgconfig/gpulet.pc)
+	$(call filled,ffi/client/gpuletConfig.cmake.in,$(LIBDIR)/cmake/gpulet/gpuletConfig.cmake)
+	$(call filled,systemd/gpuletd.service.in,$(UNITDIR)/gpuletd.service)
+	$(INSTALL) -m 644 systemd/gpuletd.socket $(DESTDIR)$(UNITDIR)/
+	$(INSTALL) -m 644 systemd/sysusers.d/gpulet.conf $(DESTDIR)$(SYSUSERSDIR)/
+	$(INSTALL) -m 644 systemd/tmpfiles.d/gpulet.conf $(DESTDIR)$(TMPFILESDIR)/
+	test -e $(DESTDIR)$(CONFIG) || \
+		$(INSTALL) -m 644 resource/configs/gpuletd.toml $(DESTDIR)$(CONFIG)
+	for model in $(INSTALL_MODELS); do \
+		$(INSTALL) -d $(DESTDIR)$(DATADIR)/gpulet/models/$$model && \
+		$(INSTALL) -m 644 $$(find resource/models/$$model -name 'model.*') \
+			$(DESTDIR)$(DATADIR)/gpulet/models/$$model/ || exit 1; \
+	done
+	$(BUILD)/gpuletctl man $(BUILD)/man
+	for page in $(BUILD)/man/*.[1-8]; do \
+		$(INSTALL) -D -m 644 -t $(DESTDIR)$(DATADIR)/man/man$${page##*.} $$page || exit 1; \
+	done
+	$(INSTALL) -d $(addprefix $(DESTDIR),$(COMPLETIONS_BASH) $(COMPLETIONS_ZSH) \
+		$(COMPLETIONS_FISH))
+	$(BUILD)/gpuletctl completions bash >$(DESTDIR)$(COMPLETIONS_BASH)/gpuletctl
+	$(BUILD)/gpuletctl completions zsh >$(DESTDIR)$(COMPLETIONS_ZSH)/_gpuletctl
+	$(BUILD)/gpuletctl completions fish >$(DESTDIR)$(COMPLETIONS_FISH)/gpuletctl.fish
+ifeq ($(DESTDIR),)
+	ldconfig
+	@echo 'Now: systemd-sysusers; systemd-tmpfiles --create; systemctl daemon-reload;' \
+		'systemctl enable --now gpuletd.socket gpuletd.service'
+endif
+
+uninstall:
+	rm -f $(addprefix $(DESTDIR),$(BINDIR)/gpuletd $(BINDIR)/gpuletctl \
+		$(UNITDIR)/gpuletd.service $(UNITDIR)/gpuletd.socket \
+		$(SYSUSERSDIR)/gpulet.conf $(TMPFILESDIR)/gpulet.conf \
+		$(INCLUDEDIR)/gpulet.h $(INCLUDEDIR)/gpulet.hpp \
+		$(LIBDIR)/libgpulet.so $(LIBDIR)/libgpulet.so.0 $(LIBDIR)/libgpulet.a \
+		$(LIBDIR)/pkgconfig/gpulet.pc $(COMPLETIONS_BASH)/gpuletctl \
+		$(COMPLETIONS_ZSH)/_gpuletctl $(COMPLETIONS_FISH)/gpuletctl.fish \
+		$(DATADIR)/man/man*/gpulet*)
+	rm -rf $(addprefix $(DESTDIR),$(PRIVATEDIR) $(INCLUDEDIR)/gpulet $(LIBDIR)/cmake/gpulet \
+		$(DATADIR)/gpulet)

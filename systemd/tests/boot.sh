@@ -1,0 +1,69 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# Installs gpulet into a minimal Debian, boots it with systemd as process 1, and checks that the
+# service does what the units promise. Speaks TAP; exits 1 if a check fails.
+#
+#   systemd/tests/boot.sh [MAKE-VARIABLE...]      such as BUILD=target/debug
+#
+# Needs root, debootstrap and systemd-nspawn; where a container can't be booted it is skipped, or
+# fails if GPULET_BOOT_REQUIRED is set. The Debian is kept in target/systemd-root for next time.
+set -u
+
+tests=$(cd "$(dirname "$0")" && pwd)
+repository=$(cd "$tests/../.." && pwd)
+base=$repository/target/systemd-root
+mkdir -p "$repository/target"
+work=$(mktemp -d "$repository/target/systemd-boot.XXXXXX")
+
+# shellcheck source=container.sh
+. "$tests/container.sh"
+# shellcheck source=checks.sh
+. "$tests/checks.sh"
+
+cleanup() {
+    container_remove
+    rm -rf "$work"
+}
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+number=0
+failed=0
+
+# check TEXT COMMAND...: one line of TAP; what the command printed follows if it failed.
+check() {
+    local text=$1
+    shift
+    number=$((number + 1))
+    if "$@" >"$work/check.log" 2>&1; then
+        echo "ok $number - $text"
+        return
+    fi
+    failed=$((failed + 1))
+    echo "not ok $number - $text"
+    sed 's/^/#   /' "$work/check.log"
+    if [ -n "$init_pid" ]; then
+        inside journalctl --no-pager --quiet -n 15 -o cat -u gpuletd | sed 's/^/#   journal: /'
+    fi
+}
+
+refusal=$(container_refusal)
+if [ -n "$refusal" ]; then
+    echo "1..0 # SKIP $refusal"
+    [ -z "${GPULET_BOOT_REQUIRED:-}" ]
+    exit
+fi
+
+container_base && container_copy || exit 1
+if ! make -C "$repository" --no-print-directory install DESTDIR="$root" PREFIX=/usr "$@" \
+    >"$work/install.log" 2>&1; then
+    tail -n 20 "$work/install.log" >&2
+    exit 1
+fi
+prepare_root
+container_boot || exit 1
+run_checks
+
+echo "1..$number"
+[ "$failed" -eq 0 ]
