@@ -4,6 +4,7 @@
 //! versions side by side end in an abort. So which library belongs to a shim is written in the
 //! shim's own file (`gtorch_marker` in `shim.cc`), and is read before anything is loaded.
 
+use std::error::Error as _;
 use std::ffi::{OsString, c_char};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -86,13 +87,14 @@ pub enum OpenError {
         /// Every path that was tried.
         tried: Vec<PathBuf>,
     },
-    /// The dynamic loader refused a library.
-    #[error("{}: {source}", path.display())]
+    /// The dynamic loader refused a library. Where it is the shim, another libtorch than the one
+    /// it was compiled against may have been found.
+    #[error("{} cannot be loaded: {reason}", path.display())]
     Load {
         /// The library.
         path: PathBuf,
-        /// The loader's reason.
-        source: libloading::Error,
+        /// The loader's words.
+        reason: String,
     },
     /// The libtorch that was opened is not the version the shim was compiled against.
     #[error(
@@ -171,7 +173,15 @@ fn load(shim: &Path, libtorch: &Path) -> Result<Functions, OpenError> {
     // SAFETY: the marker said that the shim has this ABI, and the library is leaked, so it is
     // never closed.
     let functions = unsafe { Functions::load(library) };
-    functions.map_err(|source| OpenError::Load { path: shim.to_owned(), source })
+    functions.map_err(|error| load_error(shim, &error))
+}
+
+fn load_error(path: &Path, error: &libloading::Error) -> OpenError {
+    // The outer error says which call failed, the inner one why.
+    let reason = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+    let own_name = format!("{}: ", path.display());
+    let reason = reason.strip_prefix(&own_name).unwrap_or(&reason).to_owned();
+    OpenError::Load { path: path.to_owned(), reason }
 }
 
 /// The version libtorch itself gives among its build settings.
@@ -195,7 +205,7 @@ fn open_library(path: &Path, flags: i32) -> Result<&'static Library, OpenError> 
     let library = unsafe { Library::open(Some(path), flags) };
     match library {
         Ok(library) => Ok(Box::leak(Box::new(library))),
-        Err(source) => Err(OpenError::Load { path: path.to_owned(), source }),
+        Err(error) => Err(load_error(path, &error)),
     }
 }
 
@@ -231,8 +241,8 @@ fn find_libtorch(options: &Options, shim: &Path, marker: &Marker) -> Result<Path
         Some(dir) => vec![dir.join("lib").join(name), dir.join(name)],
         None => vec![marker.libtorch.clone()],
     };
-    let found = candidates.iter().find(|path| path.is_file());
-    match found.and_then(|path| std::path::absolute(path).ok()) {
+    // Without links: libtorch finds its own dependencies relative to the path it is opened by.
+    match candidates.iter().find_map(|path| fs::canonicalize(path).ok()) {
         Some(path) => Ok(path),
         None => Err(OpenError::NoLibtorch {
             shim: shim.to_owned(),
