@@ -1,4 +1,13 @@
 //! What a model directory says: `model.toml`, checked.
+//!
+//! The structs are also what an executor is told (as JSON); [`scan`] and [`load`] make them from
+//! directories. The format is described in resource/models/README.md.
+
+mod raw;
+mod read;
+mod scan;
+
+pub use self::scan::{MODEL_FILE, ModelError, Scan, load, parse, scan, scan_each};
 
 use std::path::PathBuf;
 
