@@ -1,0 +1,119 @@
+//! iceoryx2's request-response, 64 bytes each way, both sides polling.
+//!
+//! As its own benchmark does it, neither side writes a payload: what is measured is the transport.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use iceoryx2::port::client::Client;
+use iceoryx2::port::server::Server;
+use iceoryx2::prelude::*;
+use iceoryx2::service::port_factory::request_response::PortFactory;
+
+use super::{MESSAGE_BYTES, Means};
+use crate::error::Error;
+use crate::far::Invitation;
+
+type Message = [u8; MESSAGE_BYTES];
+type Near = Client<ipc::Service, Message, (), Message, ()>;
+type Far = Server<ipc::Service, Message, (), Message, ()>;
+type Factory = PortFactory<ipc::Service, Message, (), Message, ()>;
+
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+const STOP: u8 = 0xff;
+
+/// The near side.
+#[derive(Debug)]
+pub struct Service {
+    client: Near,
+    // Both are only kept alive: iceoryx2 takes a service down with its last handle.
+    _factory: Factory,
+    _node: Node<ipc::Service>,
+}
+
+fn failed<E: std::fmt::Debug>(error: E) -> Error {
+    Error::failed("iceoryx2", format!("{error:?}"))
+}
+
+fn open(name: &str) -> Result<(Node<ipc::Service>, Factory), Error> {
+    set_log_level(LogLevel::Error);
+    let node = NodeBuilder::new().create::<ipc::Service>().map_err(failed)?;
+    let factory = node
+        .service_builder(&name.try_into().map_err(failed)?)
+        .request_response::<Message, Message>()
+        .max_clients(1)
+        .max_servers(1)
+        .open_or_create()
+        .map_err(failed)?;
+    Ok((node, factory))
+}
+
+impl Service {
+    /// Sends one request and polls for its answer; `false` if nobody is there to take it.
+    fn send(&self, mark: Option<u8>) -> Result<bool, Error> {
+        let request = self.client.loan_uninit().map_err(failed)?;
+        let pending = match mark {
+            Some(mark) => request.write_payload([mark; MESSAGE_BYTES]),
+            // SAFETY: the payload is bytes of shared memory that the kernel zeroed, and every bit
+            // pattern is a value of theirs; not writing it is what iceoryx2's benchmark does.
+            None => unsafe { request.assume_init() },
+        };
+        let pending = pending.send().map_err(failed)?;
+        if pending.number_of_server_connections() == 0 {
+            return Ok(false);
+        }
+        while pending.receive().map_err(failed)?.is_none() {}
+        Ok(true)
+    }
+}
+
+impl Means for Service {
+    fn open() -> Result<(Service, String, Vec<OwnedFd>), Error> {
+        let name = format!("gpulet-bench/{}", std::process::id());
+        let (node, factory) = open(&name)?;
+        let client = factory.client_builder().create().map_err(failed)?;
+        Ok((Service { client, _factory: factory, _node: node }, name, Vec::new()))
+    }
+
+    fn settle(&mut self) -> Result<(), Error> {
+        let end = Instant::now() + CONNECT_MAX;
+        while !self.send(Some(0))? {
+            if Instant::now() >= end {
+                return Err(Error::failed("iceoryx2", "the two sides did not connect"));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    fn round_trip(&mut self) -> Result<(), Error> {
+        match self.send(None)? {
+            true => Ok(()),
+            false => Err(Error::failed("iceoryx2", "the server went away")),
+        }
+    }
+
+    fn stop(self) -> Result<(), Error> {
+        self.send(Some(STOP)).map(drop)
+    }
+
+    fn answer(
+        invitation: Invitation,
+        ready: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let (_node, factory) = open(&invitation.text)?;
+        let server: Far = factory.server_builder().create().map_err(failed)?;
+        ready()?;
+        loop {
+            let Some(request) = server.receive().map_err(failed)? else { continue };
+            let last = request[0] == STOP;
+            let response = request.loan_uninit().map_err(failed)?;
+            // SAFETY: as in `send`.
+            let response = unsafe { response.assume_init() };
+            response.send().map_err(failed)?;
+            if last {
+                return Ok(());
+            }
+        }
+    }
+}

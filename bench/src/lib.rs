@@ -1,1 +1,0 @@
-//! Raw-latency benches and load.

@@ -1,0 +1,66 @@
+//! `gpulet-bench`: what gpulet costs, beside the least that anything could cost.
+//!
+//! Every figure is taken beside its yardstick in the same run, in turns; see [`stats`]. Exit codes:
+//! 0, 1 when a measurement failed, 2 for bad arguments.
+
+mod error;
+mod far;
+mod floor;
+mod report;
+mod ring;
+mod stats;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::Error;
+use crate::floor::Floor;
+
+#[derive(Debug, Parser)]
+#[command(name = "gpulet-bench", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Round trip of the null model, beside the floors of two processes on this machine
+    Ring(ring::Arguments),
+    /// The other process of a measurement
+    #[command(hide = true)]
+    Far {
+        /// Which answer to give
+        floor: Floor,
+    },
+    /// Binds to a CPU and to the life of the parent, then becomes another program
+    #[command(hide = true)]
+    Leash {
+        /// CPU to run on
+        #[arg(long)]
+        cpu: Option<u32>,
+        /// Program and arguments
+        #[arg(last = true, required = true)]
+        program: Vec<OsString>,
+    },
+}
+
+fn run(command: Command) -> Result<(), Error> {
+    match command {
+        Command::Ring(arguments) => ring::run(&arguments),
+        Command::Far { floor } => floor.answer(),
+        Command::Leash { cpu, program } => Err(far::leash(cpu, &program)),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("gpulet-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
