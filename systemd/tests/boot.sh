@@ -48,6 +48,11 @@ check() {
     fi
 }
 
+skip() {
+    number=$((number + 1))
+    echo "ok $number - $1 # SKIP $2"
+}
+
 refusal=$(container_refusal)
 if [ -n "$refusal" ]; then
     echo "1..0 # SKIP $refusal"
@@ -61,8 +66,9 @@ if ! make -C "$repository" --no-print-directory install DESTDIR="$root" PREFIX=/
     tail -n 20 "$work/install.log" >&2
     exit 1
 fi
-prepare_root
-container_boot || exit 1
+prepare_root || exit 1
+mapfile -t binds < <(libtorch_binds)
+container_boot "${binds[@]}" || exit 1
 run_checks
 
 echo "1..$number"

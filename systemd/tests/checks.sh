@@ -8,15 +8,85 @@ socket=/run/gpulet/gpuletd.sock
 refused_status=3
 config_status=78
 
-# Before the boot: users, and a config that lets one of them in.
+# Before the boot: two users, a config that lets one of them in, a model that takes its time, and
+# a client built against what was installed.
 prepare_root() {
-    chroot "$root" useradd --create-home alice
-    chroot "$root" useradd --create-home mallory
-    write_config >"$root$config"
+    chroot "$root" useradd --create-home alice &&
+        chroot "$root" useradd --create-home mallory &&
+        write_config alice >"$root$config" &&
+        write_slow_model "$root/srv/models/slow" "$root/srv/profiles" &&
+        PKG_CONFIG_SYSROOT_DIR=$root PKG_CONFIG_LIBDIR=$root/usr/lib/pkgconfig build_client
 }
 
+# Not pkg-config --define-variable: what users of the package get is what is tried.
+build_client() {
+    local flags
+    flags=$(pkg-config --cflags --libs gpulet) || return 1
+    # shellcheck disable=SC2086
+    cc -std=c11 -D_GNU_SOURCE -O1 -Wall -Wextra -Werror "$tests/client.c" $flags \
+        -o "$root/usr/local/bin/client"
+}
+
+# write_config USER...
 write_config() {
-    echo "alice $*"
+    local user users=
+    for user; do
+        users="$users\"$user\", "
+    done
+    cat <<END
+models = ["/usr/share/gpulet/models", "/srv/models"]
+
+[access]
+users = [$users]
+
+[[gpulet]]
+name = "cpu0"
+mechanism = "cpu"
+share_pct = 100
+models = ["echo", "digits"]
+
+[[gpulet]]
+name = "slow0"
+mechanism = "replay"
+share_pct = 100
+profiles = "/srv/profiles"
+models = ["slow"]
+END
+}
+
+# Half a second a request, one at a time. Nothing reads the archive of a replayed model.
+write_slow_model() {
+    mkdir -p "$1" "$2" && : >"$1/model.pt" || return 1
+    cat >"$1/model.toml" <<END
+file = "model.pt"
+slo_ms = 20000.0
+max_batch = 1
+warmup_count = 1
+
+[[input]]
+name = "input"
+dtype = "f32"
+shape = [-1, 4]
+
+[[output]]
+name = "output"
+dtype = "f32"
+shape = [-1, 4]
+END
+    cat >"$2/slow.json" <<END
+{ "model": "slow", "points": [{ "rows": 1, "p50_ns": 500000000, "p99_ns": 510000000 }] }
+END
+}
+
+# nspawn's options that lend the container this machine's libtorch, one line each; none where it
+# has none or is another Debian.
+libtorch_binds() {
+    local library
+    grep -q "VERSION_CODENAME=$release" /etc/os-release || return
+    for library in $(ldd "$root/usr/lib/gpulet/libgpulet_torch.so" 2>/dev/null |
+        awk '$2 == "=>" && $3 ~ /^\// { print $3 }'); do
+        [ -e "$root$library" ] || echo "--bind-ro=$library"
+    done
 }
 
 property() {
@@ -69,11 +139,6 @@ user_and_directories_exist() {
 
 starts() {
     inside systemctl start gpuletd.service && inside systemctl is-active gpuletd.service
-}
-
-stops_cleanly() {
-    inside systemctl stop "$@" || return 1
-    [ "$(property Result)" = success ] && [ "$(property MainPID)" -eq 0 ]
 }
 
 # As much as the unit asks for, or, where this very machine may not raise limits, as it may.
@@ -134,10 +199,40 @@ write_broken_config() {
 reload_lets_in() {
     local before
     before=$(main_pid)
-    write_config "$1" | inside tee "$config" &&
+    write_config "$@" | inside tee "$config" &&
         inside systemctl reload gpuletd.service &&
-        wait_until 5 answers "$1" &&
+        wait_until 5 answers "${!#}" &&
         [ "$(main_pid)" -eq "$before" ]
+}
+
+# A client that goes on through kill -9 of the daemon: its session ends, its next one answers.
+client_reconnects() {
+    local client log=$work/through.log
+    inside_as alice client through 4 >"$log" 2>&1 &
+    client=$!
+    sleep 1
+    signal KILL
+    wait "$client"
+    local status=$?
+    cat "$log"
+    [ "$status" -eq 0 ] && [ "$(grep -c '^session with [1-9]' "$log")" -ge 2 ]
+}
+
+# Requests in flight when the service is stopped are answered before it ends.
+stop_drains() {
+    local client log=$work/burst.log
+    inside_as alice client burst slow 4 >"$log" 2>&1 &
+    client=$!
+    wait_until 10 grep -q submitted "$log"
+    inside systemctl stop gpuletd.service
+    wait "$client"
+    local status=$?
+    cat "$log"
+    [ "$status" -eq 0 ] && [ "$(property Result)" = success ]
+}
+
+torch_runs() {
+    inside_as alice client burst digits 8
 }
 
 fails_once_on_bad_config() {
@@ -177,16 +272,21 @@ run_checks() {
     check "the service starts without the socket unit" starts
     check "it has no privileges, and may lock memory" runs_unprivileged
     check "an unprivileged user on the list gets answers" answers alice
+    if [ -n "$(libtorch_binds)" ]; then
+        check "libtorch runs in the sandbox" torch_runs
+    else
+        skip "libtorch runs in the sandbox" "no libtorch of $release here"
+    fi
     check "a user not on the list is refused with a clear status" is_refused mallory
     check "kill -9 is followed by a restart" comes_back KILL 5
-    check "clients get answers again" answers alice
+    check "a client that loses its session that way reconnects" client_reconnects
     check "a frozen daemon is restarted by the watchdog" comes_back STOP 25
     check "it was the watchdog" journal_says "Watchdog timeout"
     check "clients get answers again" answers alice
     check "SIGHUP with a broken config keeps the old one" keeps_config_on_bad_hup "config"
     check "systemctl reload reports a broken config" reload_reports_bad_config
-    check "systemctl reload lets a new user in" reload_lets_in mallory
-    check "it stops cleanly" stops_cleanly gpuletd.service
+    check "systemctl reload lets a new user in" reload_lets_in alice mallory
+    check "stopping it drains: what is in flight is answered" stop_drains
 
     check "the first client starts the service through the socket" first_client_starts_it
     check "with the socket, kill -9 is followed by a restart" comes_back KILL 5

@@ -69,7 +69,7 @@ container_boot() {
         for directory in $(cgroup_directories); do
             echo "$BASHPID" >"$directory/cgroup.procs"
         done
-        exec systemd-nspawn --directory="$root" --machine="$machine" --register=no --keep-unit \
+        exec setpriv --pdeathsig KILL systemd-nspawn --directory="$root" --machine="$machine" --register=no --keep-unit \
             --private-network --link-journal=no --console=pipe --boot "$@"
     ) </dev/null >"$work/console.log" 2>&1 &
     nspawn_pid=$!
