@@ -9,6 +9,7 @@
 # fails if GPULET_BOOT_REQUIRED is set. The Debian is kept in target/systemd-root for next time.
 set -u
 
+export LC_ALL=C
 tests=$(cd "$(dirname "$0")" && pwd)
 repository=$(cd "$tests/../.." && pwd)
 base=$repository/target/systemd-root

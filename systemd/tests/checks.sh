@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# What is checked in the container: sourced by boot.sh. The user alice is on the daemon's allow
+# What is checked in the container: sourced by boot.sh, which sets what is not set here. The user alice is on the daemon's allow
 # list, the user mallory is not.
 
 config=/etc/gpulet/gpuletd.toml
@@ -113,7 +113,7 @@ is_refused() {
     [ "$status" -eq "$refused_status" ] && [[ $output == *"refused"* ]]
 }
 
-# --- the files ---
+# --- files ---
 
 units_verify_clean() {
     local output
@@ -135,7 +135,7 @@ user_and_directories_exist() {
     [ "$(inside stat -c %U:%a /var/lib/gpulet/models)" = root:755 ]
 }
 
-# --- the life of the service ---
+# --- the service ---
 
 starts() {
     inside systemctl start gpuletd.service && inside systemctl is-active gpuletd.service
@@ -156,7 +156,7 @@ runs_unprivileged() {
     process=/proc/$(main_pid)
     user=$(inside id --user gpulet)
     inside grep -E '^(Uid|CapEff|NoNewPrivs|Seccomp):' "$process/status"
-    inside grep -q "^Uid:[[:space:]]*$user[[:space:]]*$user" "$process/status" &&
+    inside grep -q "^Uid:[[:space:]]*${user}[[:space:]]" "$process/status" &&
         inside grep -q '^CapEff:[[:space:]]*0*$' "$process/status" &&
         may_lock_memory
 }
@@ -264,6 +264,21 @@ leaves_no_socket() {
     inside systemctl stop gpuletd.socket gpuletd.service && ! inside test -e "$socket"
 }
 
+# --- coming and going ---
+
+enables_both() {
+    inside systemctl enable gpuletd.service && inside systemctl is-enabled gpuletd.socket
+}
+
+uninstalls() {
+    local left
+    inside systemctl disable gpuletd.service
+    make -C "$repository" --no-print-directory uninstall DESTDIR="$root" PREFIX=/usr
+    left=$(find "$root/etc" "$root/usr" -iname '*gpulet*' ! -path "$root/etc/gpulet*")
+    echo "$left"
+    [ -z "$left" ] && [ -e "$root$config" ]
+}
+
 run_checks() {
     check "systemd-analyze verify has nothing to say" units_verify_clean
     check "systemd-analyze security: exposure of 2.5 or less" exposure_is_low
@@ -294,4 +309,6 @@ run_checks() {
     check "the socket outlives the service" socket_outlives_service
     check "a stopped socket leaves no file" leaves_no_socket
     check "a bad config ends in exit status 78, once" fails_once_on_bad_config
+    check "enabling the service enables its socket" enables_both
+    check "uninstalling leaves the config and nothing else" uninstalls
 }

@@ -21,9 +21,9 @@ container_refusal() {
         echo "needs root"
         return
     fi
-    for program in debootstrap systemd-nspawn nsenter make; do
+    for program in debootstrap systemd-nspawn nsenter make cc pkg-config; do
         if ! command -v "$program" >/dev/null; then
-            echo "needs $program (packages: debootstrap systemd-container util-linux make)"
+            echo "needs $program (packages: debootstrap systemd-container make gcc pkgconf)"
             return
         fi
     done
