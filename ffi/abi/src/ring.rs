@@ -94,6 +94,17 @@ impl<M: RingMemory, E: Entry> Producer<M, E> {
         Ok(self.capacity - unread)
     }
 
+    /// Whether `count` entries can be staged; looks at the consumer's cursor only when the last look
+    /// does not suffice.
+    ///
+    /// # Errors
+    /// [`CursorOutOfRange`] if the consumer's cursor is impossible.
+    #[inline]
+    pub fn has_room(&mut self, count: u32) -> Result<bool, CursorOutOfRange> {
+        let known = self.capacity - self.tail.wrapping_sub(self.head_seen);
+        Ok(known >= count || self.free()? >= count)
+    }
+
     /// Stages one entry; the consumer sees it after [`commit`](Self::commit).
     ///
     /// # Errors

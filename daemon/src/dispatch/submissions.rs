@@ -1,0 +1,197 @@
+//! From a session's ring to a model's queue.
+
+use gpulet_abi::layout::{SUBMIT_CANCEL, Submission};
+use gpulet_abi::status::Status;
+use gpulet_plan::policy::{Admission, admit};
+
+use super::Dispatcher;
+use crate::executor::Executors;
+use crate::models::{Hosted, Readiness};
+use crate::request::{Request, RequestId, Stage, answer_now};
+use crate::session::Session;
+
+impl Dispatcher {
+    /// Takes up to `entries_per_turn_max` submissions from every session.
+    pub(super) fn take_submissions(&mut self, now_ns: u64) -> usize {
+        let mut work = 0;
+        self.stalled = false;
+        for position in 0..self.sessions.live().len() {
+            let index = self.sessions.live()[position];
+            match self.take_from(index, now_ns) {
+                Ok(taken) => work += taken,
+                Err(rule) => self.violations.push((index, rule)),
+            }
+        }
+        work
+    }
+
+    fn take_from(&mut self, index: u32, now_ns: u64) -> Result<usize, &'static str> {
+        let mut taken = 0;
+        while taken < self.entries_per_turn_max as usize {
+            let Some(session) = self.sessions.get_mut(index) else { break };
+            if session.is_over() {
+                break;
+            }
+            if !session.can_take_one()? {
+                self.stalled = true;
+                break;
+            }
+            let popped = session.submissions.pop();
+            let Some(entry) = popped.map_err(|_| "the submission ring's tail is out of range")?
+            else {
+                break;
+            };
+            if let Some(rule) = entry.broken_rule(session.geometry.slot_count) {
+                return Err(rule);
+            }
+            taken += 1;
+            if entry.kind == SUBMIT_CANCEL {
+                self.cancel(index, &entry, now_ns);
+            } else if session.request(entry.slot).is_some() {
+                return Err("submission.slot is in flight already");
+            } else {
+                self.accept(index, &entry, now_ns);
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Drops a queued request. One that is unknown was answered already, one that runs will be.
+    fn cancel(&mut self, index: u32, entry: &Submission, now_ns: u64) {
+        let Some(request) =
+            self.sessions.get(index).and_then(|session| session.request(entry.slot))
+        else {
+            return;
+        };
+        let (Stage::Queued(ticket), true) = (request.stage, request.generation == entry.generation)
+        else {
+            return;
+        };
+        let model = request.model;
+        if let Some(hosted) = self.models.get_mut(model) {
+            if hosted.queue.remove(ticket).is_some() {
+                self.queued_count -= 1;
+            }
+        }
+        self.finish(RequestId { session: index, slot: entry.slot }, Status::Cancelled, now_ns);
+    }
+
+    /// Queues a request, or answers it at once.
+    #[inline]
+    fn accept(&mut self, index: u32, entry: &Submission, now_ns: u64) {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        session.submitted_count += 1;
+        let Some(hosted) = self.models.get_mut(entry.model) else {
+            let known = self.models.was_ever(entry.model);
+            let status = if known { Status::ModelRetired } else { Status::NoSuchModel };
+            session.post(&answer_now(entry, status, now_ns));
+            return;
+        };
+        let deadline_ns = match entry.deadline_ns {
+            0 => now_ns.saturating_add(hosted.model.slo_ns),
+            deadline_ns => deadline_ns,
+        };
+        let verdict = if self.draining {
+            Err(Status::Draining)
+        } else {
+            check(hosted, session, entry)
+                .and_then(|()| fits_deadline(hosted, &self.executors, entry, deadline_ns, now_ns))
+        };
+        match verdict {
+            Ok(Course::Queue) => {
+                let id = RequestId { session: index, slot: entry.slot };
+                let Ok(ticket) = hosted.queue.push(deadline_ns, entry.rows, id) else {
+                    answer(hosted, session, entry, Status::QueueFull, now_ns);
+                    return;
+                };
+                self.queued_count += 1;
+                session.begin(
+                    entry.slot,
+                    Request {
+                        model: entry.model,
+                        generation: entry.generation,
+                        rows: entry.rows,
+                        losses: 0,
+                        user_data: entry.user_data,
+                        deadline_ns,
+                        taken_ns: now_ns,
+                        stage: Stage::Queued(ticket),
+                    },
+                );
+            }
+            Ok(Course::Answer) => answer(hosted, session, entry, Status::Ok, now_ns),
+            Err(status) => answer(hosted, session, entry, status, now_ns),
+        }
+    }
+}
+
+/// What is done with a good request.
+enum Course {
+    /// It waits for an executor.
+    Queue,
+    /// It is answered here and now.
+    Answer,
+}
+
+fn answer(
+    hosted: &mut Hosted,
+    session: &mut Session,
+    entry: &Submission,
+    status: Status,
+    now: u64,
+) {
+    hosted.counters.count(status);
+    session.post(&answer_now(entry, status, now));
+}
+
+/// Whether the model can be asked this at all.
+fn check(hosted: &Hosted, session: &Session, entry: &Submission) -> Result<(), Status> {
+    if hosted.retired {
+        return Err(Status::ModelRetired);
+    }
+    if entry.rows == 0 || entry.rows > hosted.model.max_batch {
+        return Err(Status::TooManyRows);
+    }
+    match hosted.slot_bytes(entry.rows) {
+        Some(bytes) if bytes <= session.geometry.slot_bytes => Ok(()),
+        _ => Err(Status::SlotTooSmall),
+    }
+}
+
+/// Whether an instance of the model can still make the deadline.
+fn fits_deadline(
+    hosted: &mut Hosted,
+    executors: &Executors,
+    entry: &Submission,
+    deadline_ns: u64,
+    now_ns: u64,
+) -> Result<Course, Status> {
+    if hosted.is_null() {
+        let late = deadline_ns < now_ns;
+        return if late { Err(Status::DeadlineHopeless) } else { Ok(Course::Answer) };
+    }
+    if hosted.queue.len() >= hosted.queue_max as usize {
+        return Err(Status::QueueFull);
+    }
+    let mut hopeless = None;
+    for (position, instance) in hosted.instances.iter().enumerate() {
+        let Some(profile) = instance.profile() else { continue };
+        let busy = executors.get(instance.executor).map_or(0, |executor| executor.busy_until_ns());
+        match admit(now_ns, deadline_ns, entry.rows, &hosted.limits, profile, &[busy]) {
+            Admission::Admit => return Ok(Course::Queue),
+            Admission::RejectHopeless { budget_ns } => hopeless = Some((position, budget_ns)),
+        }
+    }
+    if let Some((position, budget_ns)) = hopeless {
+        if let Some(profile) = hosted.instances[position].profile_mut() {
+            profile.note_refused(entry.rows, budget_ns);
+        }
+        return Err(Status::DeadlineHopeless);
+    }
+    match hosted.readiness() {
+        // Its executors are being restarted: it waits for them as long as its deadline lets it.
+        Readiness::Ready | Readiness::Loading if hosted.ever_ready => Ok(Course::Queue),
+        Readiness::Ready | Readiness::Loading => Err(Status::ModelLoading),
+        Readiness::Failed(_) => Err(Status::ModelFailed),
+    }
+}

@@ -1,0 +1,415 @@
+//! Executors as the daemon sees them: processes that are started, told what to do, watched and
+//! replaced.
+//!
+//! An executor's life: *waiting* (for its start or restart), *starting* (the process runs and gets
+//! ready), *running*, *dying* (told to go or lost; until the kernel says that the process is gone its
+//! threads may still write to slots, so nothing of its batch is touched), and then *waiting* again or
+//! *gone*.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use gpulet_abi::doorbell::Doorbell;
+use gpulet_abi::frame;
+use gpulet_abi::region::MappedRing;
+use gpulet_abi::ring::{Consumer, Producer};
+use gpulet_plan::policy::BATCH_REQUESTS_MAX;
+use gpulet_plan::queue::Entry;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tracing::{info, warn};
+
+use crate::clock::now_ns;
+use crate::config::Gpulet;
+use crate::request::RequestId;
+use crate::wire::{
+    BatchCommand, BatchReport, FromExecutor, Link, Start, ToExecutor, receive, send,
+};
+
+/// Executors that can exist at a time: one bit each in an [`ExecutorSet`].
+pub const EXECUTORS_MAX: usize = 64;
+/// An executor that dies sooner than this after its start was not well, and its successor waits.
+const HEALTHY_NS: u64 = 10_000_000_000;
+const BACKOFF_MIN_NS: u64 = 100_000_000;
+const BACKOFF_MAX_NS: u64 = 10_000_000_000;
+
+/// A set of executors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExecutorSet(u64);
+
+impl ExecutorSet {
+    /// Whether an executor is in it.
+    pub fn contains(self, executor: u32) -> bool {
+        self.0 & (1 << executor) != 0
+    }
+    /// Puts an executor in.
+    pub fn insert(&mut self, executor: u32) {
+        self.0 |= 1 << executor;
+    }
+    /// Takes an executor out.
+    pub fn remove(&mut self, executor: u32) {
+        self.0 &= !(1 << executor);
+    }
+}
+
+/// See the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// No process until then.
+    Waiting {
+        /// CLOCK_MONOTONIC.
+        until_ns: u64,
+    },
+    /// The process was started and has not answered yet.
+    Starting,
+    /// It takes batches.
+    Running,
+    /// It was told to go, or is lost, and the kernel has not reported its end.
+    Dying,
+    /// It will not come back.
+    Gone,
+}
+
+/// The batch that an executor has.
+#[derive(Debug)]
+pub struct Batch {
+    /// Echoed in the report.
+    pub id: u64,
+    /// The model it is of.
+    pub model: u32,
+    /// Rows of all requests.
+    pub rows: u32,
+    /// When it was sent.
+    pub sent_ns: u64,
+    /// When it should be done.
+    pub expected_ns: u64,
+    /// As they were in the queue.
+    pub entries: Vec<Entry<RequestId>>,
+}
+
+/// A running process and the ways to talk to it.
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    /// Readable when the process is gone.
+    pidfd: OwnedFd,
+    control: OwnedFd,
+    commands: Producer<MappedRing, BatchCommand>,
+    reports: Consumer<MappedRing, BatchReport>,
+    command_bell: Doorbell,
+    report_bell: Doorbell,
+    started_ns: u64,
+}
+
+/// The event sources of an executor; each has a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Source {
+    /// Control messages, or their end.
+    Control = 0,
+    /// Reports came while we slept.
+    Bell = 1,
+    /// The process is gone.
+    Exit = 2,
+}
+
+/// One executor.
+#[derive(Debug)]
+pub struct Executor {
+    /// What the config says of its gpulet.
+    pub gpulet: Gpulet,
+    /// What it is told at its start.
+    pub start: Start,
+    /// Where it is in its life.
+    pub state: State,
+    /// Must not be replaced when it ends: the config does not have it any more.
+    pub retired: bool,
+    /// What runs the models, in its own words.
+    pub backend: String,
+    /// Processes after the first.
+    pub restart_count: u64,
+    /// Batches reported.
+    pub batch_count: u64,
+    /// The batch it has; `entries` is empty when it has none.
+    pub batch: Batch,
+    process: Option<Process>,
+    backoff_ns: u64,
+}
+
+impl Executor {
+    /// An executor whose process is still to be started.
+    pub fn new(gpulet: Gpulet, start: Start) -> Executor {
+        let entries = Vec::with_capacity(BATCH_REQUESTS_MAX as usize);
+        Executor {
+            gpulet,
+            start,
+            state: State::Waiting { until_ns: 0 },
+            retired: false,
+            backend: String::new(),
+            restart_count: 0,
+            batch_count: 0,
+            batch: Batch { id: 0, model: 0, rows: 0, sent_ns: 0, expected_ns: 0, entries },
+            process: None,
+            backoff_ns: 0,
+        }
+    }
+
+    /// Whether it could take a batch now.
+    pub fn is_free(&self) -> bool {
+        self.state == State::Running && self.batch.entries.is_empty() && !self.retired
+    }
+
+    /// When it can take the next batch: 0 if now, or if nobody knows.
+    pub fn busy_until_ns(&self) -> u64 {
+        if self.batch.entries.is_empty() { 0 } else { self.batch.expected_ns }
+    }
+
+    /// Its process, while there is one.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(|process| process.child.id())
+    }
+
+    /// Starts the process and tells it what it is.
+    ///
+    /// # Errors
+    /// What the kernel says; the message names the program.
+    pub fn spawn(&mut self, program: &Path, registry: &Registry, token: Token) -> io::Result<()> {
+        let (near, far) = frame::pair()?;
+        let (link, link_fd) = Link::create()?;
+        let (commands, reports) = link.daemon_ends();
+        let (command_bell, report_bell) = (Doorbell::new()?, Doorbell::new()?);
+        let child = Command::new(program)
+            .stdin(Stdio::from(far))
+            .stdout(Stdio::null())
+            .env_remove("NOTIFY_SOCKET")
+            .env_remove("WATCHDOG_USEC")
+            .env_remove("WATCHDOG_PID")
+            .spawn()
+            .map_err(|error| {
+                io::Error::new(error.kind(), format!("{}: {error}", program.display()))
+            })?;
+        let pid = Pid::from_child(&child);
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        let register = |fd: i32, source: Source| {
+            let token = Token(token.0 + source as usize);
+            registry.register(&mut SourceFd(&fd), token, Interest::READABLE)
+        };
+        register(near.as_raw_fd(), Source::Control)?;
+        register(report_bell.as_fd().as_raw_fd(), Source::Bell)?;
+        register(pidfd.as_raw_fd(), Source::Exit)?;
+        let message = ToExecutor::Start(self.start.clone());
+        send(&near, &message, &[link_fd.as_fd(), command_bell.as_fd(), report_bell.as_fd()])?;
+        self.process = Some(Process {
+            child,
+            pidfd,
+            control: near,
+            commands,
+            reports,
+            command_bell,
+            report_bell,
+            started_ns: now_ns(),
+        });
+        self.state = State::Starting;
+        Ok(())
+    }
+
+    /// Sends a control message; an executor that does not take it is lost.
+    pub fn tell(&mut self, message: &ToExecutor, descriptors: &[std::os::fd::BorrowedFd<'_>]) {
+        let Some(process) = &self.process else { return };
+        if let Err(error) = send(&process.control, message, descriptors) {
+            warn!(gpulet = self.gpulet.name, %error, "the executor takes no messages");
+            self.kill();
+        }
+    }
+
+    /// The next control message; `None` when there is none now. An executor that hung up or talks
+    /// nonsense is killed.
+    pub fn hear(&mut self) -> Option<FromExecutor> {
+        let process = self.process.as_ref()?;
+        match receive(&process.control) {
+            Ok(Some((message, _))) => Some(message),
+            Ok(None) => {
+                self.kill();
+                None
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) => {
+                warn!(gpulet = self.gpulet.name, %error, "the executor talks nonsense");
+                self.kill();
+                None
+            }
+        }
+    }
+
+    /// Hands it a batch. It must be free.
+    pub fn run(&mut self, command: &BatchCommand) {
+        let Some(process) = &mut self.process else { return };
+        // One batch at a time, and the ring holds more: it cannot be full unless its memory was
+        // written over, and then the executor is not one we can talk to.
+        let sent = process.commands.push(command).is_ok();
+        if process.commands.commit() {
+            let _ = process.command_bell.signal();
+        }
+        if !sent {
+            self.kill();
+        }
+    }
+
+    /// The next report.
+    #[inline]
+    pub fn report(&mut self) -> Option<BatchReport> {
+        let process = self.process.as_mut()?;
+        match process.reports.pop() {
+            Ok(report) => {
+                process.reports.release();
+                report
+            }
+            Err(_) => {
+                self.kill();
+                None
+            }
+        }
+    }
+
+    /// Announces that we sleep until it reports. Whether it is quiet.
+    pub fn prepare_sleep(&mut self) -> bool {
+        let Some(process) = &mut self.process else { return true };
+        process.reports.prepare_sleep().unwrap_or(false)
+    }
+
+    /// Takes the announcement back.
+    pub fn awake(&self) {
+        if let Some(process) = &self.process {
+            process.reports.awake();
+        }
+    }
+
+    /// Tells it to go by hanging up. It must have no batch.
+    pub fn dismiss(&mut self) {
+        if let Some(process) = &self.process {
+            // Its end of the pair reads end-of-file; ours stays open until the process is gone.
+            let _ = rustix::net::shutdown(&process.control, rustix::net::Shutdown::Both);
+            self.state = State::Dying;
+        } else {
+            self.state = State::Gone;
+        }
+    }
+
+    /// Ends the process. [`reap`](Self::reap) follows when the kernel says it is gone.
+    pub fn kill(&mut self) {
+        if let Some(process) = &self.process {
+            let _ = pidfd_send_signal(&process.pidfd, Signal::KILL);
+            self.state = State::Dying;
+        }
+    }
+
+    /// The process is gone: forgets it and decides when the next one starts. `false` if it is not.
+    pub fn reap(&mut self, registry: &Registry, now_ns: u64) -> bool {
+        let Some(process) = &mut self.process else { return false };
+        let Ok(Some(status)) = process.child.try_wait() else { return false };
+        for fd in [
+            process.control.as_raw_fd(),
+            process.report_bell.as_fd().as_raw_fd(),
+            process.pidfd.as_raw_fd(),
+        ] {
+            let _ = registry.deregister(&mut SourceFd(&fd));
+        }
+        let lived_ns = now_ns.saturating_sub(process.started_ns);
+        self.process = None;
+        if self.retired {
+            info!(gpulet = self.gpulet.name, %status, "executor gone");
+            self.state = State::Gone;
+            return true;
+        }
+        self.backoff_ns = if lived_ns >= HEALTHY_NS || self.backoff_ns == 0 {
+            BACKOFF_MIN_NS
+        } else {
+            (2 * self.backoff_ns).min(BACKOFF_MAX_NS)
+        };
+        // The first loss is answered at once; only those that keep dying are kept waiting.
+        let first = self.backoff_ns == BACKOFF_MIN_NS;
+        let until_ns = if first { now_ns } else { now_ns + self.backoff_ns };
+        warn!(gpulet = self.gpulet.name, %status, wait_ns = until_ns - now_ns, "executor lost");
+        self.restart_count += 1;
+        self.state = State::Waiting { until_ns };
+        true
+    }
+}
+
+/// All executors, by an index that is reused.
+#[derive(Debug)]
+pub struct Executors {
+    /// The program that every executor runs.
+    pub program: PathBuf,
+    table: Vec<Executor>,
+}
+
+impl Executors {
+    /// No executors yet.
+    pub fn new(program: PathBuf) -> Executors {
+        Executors { program, table: Vec::new() }
+    }
+
+    /// Adds one, in the place of one that is gone if there is such; `None` if there are
+    /// [`EXECUTORS_MAX`].
+    pub fn add(&mut self, executor: Executor) -> Option<u32> {
+        if let Some(index) = self.table.iter().position(|other| other.state == State::Gone) {
+            self.table[index] = executor;
+            return Some(index as u32);
+        }
+        if self.table.len() == EXECUTORS_MAX {
+            return None;
+        }
+        self.table.push(executor);
+        Some(self.table.len() as u32 - 1)
+    }
+
+    /// An executor.
+    #[inline]
+    pub fn get_mut(&mut self, index: u32) -> Option<&mut Executor> {
+        self.table.get_mut(index as usize)
+    }
+
+    /// An executor.
+    #[inline]
+    pub fn get(&self, index: u32) -> Option<&Executor> {
+        self.table.get(index as usize)
+    }
+
+    /// All, with their indices.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Executor)> {
+        self.table.iter().enumerate().map(|(index, executor)| (index as u32, executor))
+    }
+
+    /// All, with their indices.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Executor)> {
+        self.table.iter_mut().enumerate().map(|(index, executor)| (index as u32, executor))
+    }
+
+    /// How many indices there are.
+    pub fn len(&self) -> u32 {
+        self.table.len() as u32
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+}
+
+/// Where the executor's program is: beside `exe`, or in `../lib/gpulet` from there.
+///
+/// # Errors
+/// `NotFound`, naming both places.
+pub fn find_program(exe: &Path) -> io::Result<PathBuf> {
+    let name = "gpulet-executor";
+    let folder = exe.parent().unwrap_or(Path::new("/"));
+    let places = [folder.join(name), folder.join("../lib/gpulet").join(name)];
+    places.iter().find(|place| place.is_file()).cloned().ok_or_else(|| {
+        let text = format!("{name} is neither {} nor {}", places[0].display(), places[1].display());
+        io::Error::new(io::ErrorKind::NotFound, text)
+    })
+}
