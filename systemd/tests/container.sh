@@ -12,6 +12,7 @@
 release=bookworm
 root=$work/root
 machine=gpulet-boot-$$
+inside_path=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 nspawn_pid=
 init_pid=
 
@@ -95,7 +96,7 @@ container_is_up() {
 }
 
 inside() {
-    nsenter --target "$init_pid" --all -- env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C "$@"
+    nsenter --target "$init_pid" --all -- env -i LC_ALL=C "PATH=$inside_path" "$@"
 }
 
 inside_as() {
