@@ -1,0 +1,103 @@
+//! The thread that loads models while the executor runs others.
+//!
+//! Loads are made one after another. Unloading takes a while too (a large model's memory is given
+//! back page by page), so it happens here as well.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::Builder;
+use std::time::Instant;
+
+use gpulet_abi::doorbell::Doorbell;
+
+use crate::backend::{self, Backend, Loaded};
+use crate::model::Model;
+
+/// The answer to one load.
+pub struct Done {
+    /// Which.
+    pub instance: u32,
+    /// The model, or why there is none.
+    pub outcome: Result<Box<Loaded>, String>,
+    /// What it took.
+    pub load_ns: u64,
+}
+
+enum Order {
+    Load { instance: u32, model: Box<Model> },
+    Drop(Box<Loaded>),
+}
+
+/// The executor's end of the thread.
+pub struct Loader {
+    orders: Sender<Order>,
+    done: Receiver<Done>,
+    /// Unloaded before they were loaded.
+    forgotten: BTreeSet<u32>,
+}
+
+impl Loader {
+    /// Starts the thread; it rings `bell` when there is something to [`take`](Self::take).
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn start(backend: Box<dyn Backend>, bell: &Doorbell) -> io::Result<Loader> {
+        let bell = Doorbell::from(bell.try_clone()?);
+        let (orders, received) = channel();
+        let (answers, done) = channel();
+        let thread = Builder::new().name("loader".to_owned());
+        thread.spawn(move || run(backend.as_ref(), &received, &answers, &bell))?;
+        Ok(Loader { orders, done, forgotten: BTreeSet::new() })
+    }
+
+    /// Loads a model, when those ordered before are through.
+    pub fn load(&self, instance: u32, model: Box<Model>) {
+        self.order(Order::Load { instance, model });
+    }
+
+    /// Drops a model.
+    pub fn drop_later(&self, loaded: Box<Loaded>) {
+        self.order(Order::Drop(loaded));
+    }
+
+    /// Has an instance that is still being loaded answered with an error.
+    pub fn forget(&mut self, instance: u32) {
+        self.forgotten.insert(instance);
+    }
+
+    /// The next load that is through.
+    pub fn take(&mut self) -> Option<Done> {
+        let mut done = self.done.try_recv().ok()?;
+        if self.forgotten.remove(&done.instance) {
+            let error = Err("unloaded before it was loaded".to_owned());
+            if let Ok(loaded) = std::mem::replace(&mut done.outcome, error) {
+                self.drop_later(loaded);
+            }
+        }
+        Some(done)
+    }
+
+    fn order(&self, order: Order) {
+        // The thread ends when this value does, or by a panic: a defect of ours, or of libtorch.
+        self.orders.send(order).expect("the loader thread is alive");
+    }
+}
+
+fn run(backend: &dyn Backend, orders: &Receiver<Order>, answers: &Sender<Done>, bell: &Doorbell) {
+    while let Ok(order) = orders.recv() {
+        let (instance, model) = match order {
+            Order::Load { instance, model } => (instance, model),
+            Order::Drop(loaded) => {
+                drop(loaded);
+                continue;
+            }
+        };
+        let start = Instant::now();
+        let outcome = backend::load(backend, &model).map(Box::new).map_err(|e| e.to_string());
+        let load_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        if answers.send(Done { instance, outcome, load_ns }).is_err() || bell.signal().is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What an executor does before its first batch.
+
+use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
+
+use gpulet_abi::doorbell::Doorbell;
+use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+use super::control::{self, Control, Heard};
+use super::{Daemon, ExecuteError, io_error};
+use crate::backend::{self, Backend};
+use crate::wire::{FromExecutor, Link, Start, ToExecutor};
+
+static GPULET: OnceLock<String> = OnceLock::new();
+
+/// The gpulet's name once it is known, for logs.
+pub fn gpulet() -> &'static str {
+    GPULET.get().map_or("-", String::as_str)
+}
+
+/// An executor that has told its daemon that it started.
+pub struct Started {
+    /// Runs its models.
+    pub backend: Box<dyn Backend>,
+    /// Commands come through it, reports go.
+    pub link: Link,
+    /// Rung by the daemon for commands.
+    pub command_bell: Doorbell,
+    /// Rung for the daemon for reports.
+    pub report_bell: Doorbell,
+    /// How long to poll before sleeping.
+    pub spin_ns: u64,
+}
+
+/// Ties this process to its daemon, waits for [`Start`] and does as it says; `None` if the daemon is
+/// gone. Call it before other threads exist.
+///
+/// # Errors
+/// [`ExecuteError`].
+pub fn start(control: &Control) -> Result<Option<Started>, ExecuteError> {
+    outlive_nobody()?;
+    let heard = control.wait().map_err(|error| match error.raw_os_error() {
+        Some(code) if code == rustix::io::Errno::NOTSOCK.raw_os_error() => ExecuteError::NoDaemon,
+        _ => ExecuteError::Io { what: "control socket", source: error },
+    })?;
+    let (start, fds) = match heard {
+        Heard::Message(ToExecutor::Start(start), fds) => (start, fds),
+        Heard::HangUp => return Ok(None),
+        other => {
+            return Err(ExecuteError::Protocol(format!("{other:?} came before the start")));
+        }
+    };
+    let Ok([link, command_bell, report_bell]) = <[OwnedFd; 3]>::try_from(fds) else {
+        return Err(ExecuteError::Protocol("start: three descriptors must come with it".into()));
+    };
+    let _ = GPULET.set(start.gpulet.clone());
+    let link = Link::attach(link)?;
+    let backend = match prepare(&start) {
+        Ok(backend) => backend,
+        Err(error) => {
+            let message = FromExecutor::StartFailed { error: control::cut(error.clone()) };
+            control.send(&message).map_err(io_error("control socket"))?;
+            return Err(ExecuteError::Start(error));
+        }
+    };
+    let started = FromExecutor::Started { backend: backend.describe() };
+    tracing::info!(backend = backend.describe(), "executor started");
+    if control.send(&started).map_err(io_error("control socket"))? == Daemon::Gone {
+        return Ok(None);
+    }
+    Ok(Some(Started {
+        backend,
+        link,
+        command_bell: command_bell.into(),
+        report_bell: report_bell.into(),
+        spin_ns: start.spin_ns,
+    }))
+}
+
+/// The kernel kills this process when its daemon dies, even while a model runs.
+fn outlive_nobody() -> Result<(), ExecuteError> {
+    // A daemon that died before this line is not noticed by the kernel, but it hung up: `wait` sees
+    // that, as sockets are closed before children are given to another parent.
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|errno| io_error("prctl")(errno.into()))?;
+    Ok(())
+}
+
+/// CPUs first: threads that libtorch starts inherit them.
+fn prepare(start: &Start) -> Result<Box<dyn Backend>, String> {
+    if start.thread_count == 0 {
+        return Err("thread_count: must be at least 1, is 0".to_owned());
+    }
+    if !start.cpus.is_empty() {
+        let mut cpus = CpuSet::new();
+        for &cpu in &start.cpus {
+            if cpu as usize >= CpuSet::MAX_CPU {
+                return Err(format!("cpus: must be below {}, one is {cpu}", CpuSet::MAX_CPU));
+            }
+            cpus.set(cpu as usize);
+        }
+        sched_setaffinity(None, &cpus)
+            .map_err(|errno| format!("cpus: {:?}: {errno}", start.cpus))?;
+    }
+    backend::open(&start.backend, start.thread_count).map_err(|error| error.to_string())
+}

@@ -1,0 +1,113 @@
+//! Start and end.
+
+use std::process::{Command, Stdio};
+
+use gpulet_abi::status::Status;
+use gpulet_abi::tensor::Dtype;
+use gpulet_daemon::wire::{FromExecutor, ToExecutor};
+
+use crate::harness::{Executor, echo, replay_of, statuses};
+
+#[test]
+fn an_executor_goes_when_its_daemon_hangs_up() {
+    let asleep = Executor::builtin();
+    assert_eq!(asleep.hang_up().code(), Some(0));
+
+    let mut polling = Executor::spawn(&gpulet_daemon::wire::Start {
+        spin_ns: u64::MAX,
+        ..replay_of(std::env::temp_dir())
+    });
+    assert!(matches!(polling.hear(), FromExecutor::Started { .. }));
+    assert_eq!(polling.hang_up().code(), Some(0));
+
+    let mut loading = Executor::builtin();
+    let model = echo(Dtype::F32, &[1 << 18]);
+    let instance = loading.name();
+    loading.tell(&ToExecutor::Load { instance, model: Box::new(model) });
+    assert_eq!(loading.hang_up().code(), Some(0));
+}
+
+#[test]
+fn a_polling_executor_answers_and_loads() {
+    let mut executor = Executor::spawn(&gpulet_daemon::wire::Start {
+        spin_ns: u64::MAX,
+        ..replay_of(std::env::temp_dir())
+    });
+    assert!(matches!(executor.hear(), FromExecutor::Started { .. }));
+    let instance = executor.load(&echo(Dtype::F32, &[1]));
+    let session = executor.map(1024, 1);
+    assert_eq!(statuses(&executor.run(instance, &[(&session, 0, 1)]), 1), [Status::Ok]);
+    assert_eq!(executor.hang_up().code(), Some(0));
+}
+
+#[test]
+fn it_runs_on_the_cpus_it_was_given() {
+    let allowed = rustix::thread::sched_getaffinity(None).unwrap();
+    let cpu = (0..1024).find(|cpu| allowed.is_set(*cpu)).unwrap();
+    let mut start = replay_of(std::env::temp_dir());
+    start.cpus = vec![cpu as u32];
+    let mut executor = Executor::spawn(&start);
+    assert!(matches!(executor.hear(), FromExecutor::Started { .. }));
+    // A thread that is started later is on them too: load something first.
+    executor.load(&echo(Dtype::F32, &[1]));
+    let threads = format!("/proc/{}/task", executor.child.id());
+    let mut seen = 0;
+    for thread in std::fs::read_dir(threads).unwrap() {
+        let status = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("Cpus_allowed_list:")).unwrap();
+        assert_eq!(line.split_whitespace().nth(1), Some(cpu.to_string().as_str()));
+        seen += 1;
+    }
+    assert_eq!(seen, 2);
+}
+
+#[test]
+fn a_start_that_cannot_be_is_answered() {
+    let mut no_cpu = replay_of(std::env::temp_dir());
+    no_cpu.cpus = vec![1023];
+    let mut far_cpu = no_cpu.clone();
+    far_cpu.cpus = vec![70_000];
+    let mut no_thread = replay_of(std::env::temp_dir());
+    no_thread.thread_count = 0;
+    let no_profiles = replay_of("/nowhere/profiles".into());
+    for (start, named) in [
+        (no_cpu, "1023"),
+        (far_cpu, "70000"),
+        (no_thread, "thread_count"),
+        (no_profiles, "/nowhere/profiles"),
+    ] {
+        let mut executor = Executor::spawn(&start);
+        match executor.hear() {
+            FromExecutor::StartFailed { error } => assert!(error.contains(named), "{error}"),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(executor.ended().code(), Some(1));
+    }
+}
+
+#[test]
+fn by_hand_it_says_who_starts_it() {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_gpulet-executor")).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("started by gpuletd"));
+}
+
+#[test]
+fn an_unloaded_model_that_is_still_loading_is_answered_once() {
+    let mut executor = Executor::builtin();
+    let (slow, quick) = (echo(Dtype::F32, &[1 << 20]), echo(Dtype::F32, &[1]));
+    let dropped = executor.name();
+    executor.tell(&ToExecutor::Load { instance: dropped, model: Box::new(slow) });
+    executor.tell(&ToExecutor::Unload { instance: dropped });
+    match executor.hear() {
+        FromExecutor::LoadFailed { instance, error } => {
+            assert_eq!(instance, dropped);
+            assert!(error.contains("unloaded"), "{error}");
+        }
+        // The load was quicker than the message.
+        FromExecutor::Loaded { instance, .. } => assert_eq!(instance, dropped),
+        other => panic!("{other:?}"),
+    }
+    executor.load(&quick);
+}
