@@ -7,7 +7,6 @@
 use std::env;
 use std::error::Error;
 use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 const SHIM_NAME: &str = "libgpulet_torch.so";
@@ -40,9 +39,14 @@ fn main() -> Result<()> {
 fn build_shim() -> Result<Option<PathBuf>> {
     let mut build = cc::Build::new();
     build.cpp(true).std("c++20").pic(true).opt_level(2).debug(false).warnings(true);
-    build.cargo_metadata(false);
     let compiler = build.try_get_compiler()?;
-
+    if let Err(error) = compiler.to_command().arg("--version").output() {
+        let path = compiler.path().display();
+        println!(
+            "cargo::warning=no C++ compiler ({path}: {error}): models cannot run. Install g++"
+        );
+        return Ok(None);
+    }
     let Some(libtorch) = find_libtorch(&compiler)? else {
         println!(
             "cargo::warning=no libtorch found: models cannot run. Install libtorch-dev, or set \
@@ -66,16 +70,8 @@ fn build_shim() -> Result<Option<PathBuf>> {
         .arg("-Wl,-z,defs")
         .arg(&libtorch.library)
         .arg(libtorch.library.with_file_name("libc10.so"));
-    match command.status() {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            println!("cargo::warning=no C++ compiler found: models cannot run. Install g++");
-            return Ok(None);
-        }
-        Err(error) => return Err(error.into()),
-        Ok(status) if !status.success() => {
-            return Err(format!("the C++ compiler failed on shim.cc: {command:?}").into());
-        }
-        Ok(_) => {}
+    if !command.status()?.success() {
+        return Err(format!("the C++ compiler failed on shim.cc: {command:?}").into());
     }
     publish(&shim, &out_dir)?;
     Ok(Some(shim))
@@ -84,6 +80,9 @@ fn build_shim() -> Result<Option<PathBuf>> {
 fn find_libtorch(compiler: &cc::Tool) -> Result<Option<Libtorch>> {
     match env::var_os("LIBTORCH_DIR").filter(|dir| !dir.is_empty()) {
         Some(dir) => {
+            if Path::new(&dir).is_relative() {
+                return Err(format!("LIBTORCH_DIR={dir:?}: must be an absolute path").into());
+            }
             let dir = fs::canonicalize(PathBuf::from(&dir))
                 .map_err(|error| format!("LIBTORCH_DIR={dir:?}: {error}"))?;
             from_folder(&dir).map(Some)
@@ -119,9 +118,7 @@ fn from_system(compiler: &cc::Tool) -> Result<Option<Libtorch>> {
     if !version_header.exists() {
         return Ok(None);
     }
-    let Ok(answer) = compiler.to_command().arg("-print-file-name=libtorch_cpu.so").output() else {
-        return Ok(None);
-    };
+    let answer = compiler.to_command().arg("-print-file-name=libtorch_cpu.so").output()?;
     let link = PathBuf::from(String::from_utf8(answer.stdout)?.trim());
     if !link.is_absolute() {
         return Ok(None);

@@ -66,6 +66,7 @@ class Bytes : public caffe2::serialize::ReadAdapterInterface {
 };
 
 gtorch_module *adopt(torch::jit::Module module) {
+  const ExecutorOptimise on(true);
   module.eval();
   const gtorch_signature signature = signature_of(module);
   return new gtorch_module{std::move(module), signature};
@@ -132,10 +133,14 @@ int32_t gtorch_module_load_buffer(const void *data, size_t size, gtorch_module *
 }
 
 int32_t gtorch_module_define(const char *source, const char *const *names,
-                             const gtorch_tensor *values, size_t count, gtorch_module **module) {
+                             const gtorch_tensor *values, size_t count,
+                             const char *const *child_names, const gtorch_module *const *children,
+                             size_t child_count, gtorch_module **module) {
   return fence(GTORCH_BAD_ARGUMENT, [&] {
     require(source != nullptr && module != nullptr, "source or module is null");
     require((names != nullptr && values != nullptr) || count == 0, "names or values is null");
+    require((child_names != nullptr && children != nullptr) || child_count == 0,
+            "child_names or children is null");
     torch::jit::Module made("Module");
     made.register_attribute("training", c10::BoolType::get(), false);
     for (size_t i = 0; i < count; ++i) {
@@ -143,6 +148,9 @@ int32_t gtorch_module_define(const char *source, const char *const *names,
       const gtorch_tensor &value = values[i];
       Tensor view = at::from_blob(value.data, sizes_of(value), scalar_type(value.dtype));
       made.register_buffer(names[i], view.clone());
+    }
+    for (size_t i = 0; i < child_count; ++i) {
+      made.register_module(child_names[i], children[i]->module);
     }
     made.define(source);
     *module = adopt(std::move(made));

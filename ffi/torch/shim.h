@@ -119,12 +119,15 @@ GTORCH_API int32_t gtorch_module_load_path(const char *path, gtorch_module **mod
 GTORCH_API int32_t gtorch_module_load_buffer(const void *data, size_t size,
                                              gtorch_module **module);
 
-/* Make a module from TorchScript source (methods of a class, `forward` among them) and from
- * buffers that are copied into it under their names. */
+/* Make a module from TorchScript source (methods of a class, `forward` among them), from buffers
+ * that are copied into it, and from other modules that it shares, all under their names. */
 GTORCH_API int32_t gtorch_module_define(const char *source, const char *const *names,
                                         const gtorch_tensor *values, size_t count,
+                                        const char *const *child_names,
+                                        const gtorch_module *const *children, size_t child_count,
                                         gtorch_module **module);
 
+/* An optimised module can be written, but libtorch does not read it again. */
 GTORCH_API int32_t gtorch_module_save(const gtorch_module *module, const char *path);
 
 /* Fold weights into the graph; on a failure the module is as it was. */

@@ -21,8 +21,9 @@ namespace gtorch {
 
 using at::IValue;
 
-// libtorch keeps this switch by thread. Off, its executor runs the graph as it is; but freezing
-// under "off" leaves calls to methods that it then removes, so each use sets what it needs.
+// libtorch keeps this switch by thread. Off, its executor runs the graph as it is; but inlining is
+// one level deep then, and freezing removes what the calls it left go to. So each use sets what it
+// needs, and puts back what was.
 class ExecutorOptimise {
  public:
   explicit ExecutorOptimise(bool on) : before_(torch::jit::getGraphExecutorOptimize()) {

@@ -24,6 +24,7 @@ pub struct Module {
     raw: NonNull<sys::Module>,
     signature: Signature,
     profiling: bool,
+    optimised: bool,
     /// Held during a run of a module that mutates itself.
     turn: Mutex<()>,
 }
@@ -140,31 +141,42 @@ impl Module {
     }
 
     /// Makes a module from TorchScript source: the methods of a class, `forward` among them. The
-    /// buffers are copied in, as attributes of the names given.
+    /// buffers are copied in as attributes of the names given; children are shared with it.
     ///
     /// # Errors
-    /// [`Error::BadArgument`] with the compiler's words.
+    /// [`Error::BadArgument`] with the compiler's words, or where a child changes itself
+    /// ([`Signature::mutates`]): it could not know of runs of the other.
     pub fn define(
         torch: &Torch,
         source: &str,
         buffers: &[(&str, TensorRef<'_>)],
+        children: &[(&str, &Self)],
     ) -> Result<Self, Error> {
+        if let Some((name, _)) = children.iter().find(|(_, child)| child.signature.mutates) {
+            let detail = format!("child `{name}` changes itself, so it cannot be shared");
+            return Err(Error::BadArgument { detail });
+        }
         let source = CString::new(source).map_err(|_| Error::nul_byte("the source"))?;
-        let names = buffers
-            .iter()
-            .map(|(name, _)| CString::new(*name).map_err(|_| Error::nul_byte("a buffer's name")))
-            .collect::<Result<Vec<_>, _>>()?;
-        let names: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
+        let names = c_names(buffers.iter().map(|(name, _)| *name))?;
+        let names = pointers(&names);
         let values: Vec<sys::Tensor> = buffers.iter().map(|(_, value)| value.raw()).collect();
+        let child_names = c_names(children.iter().map(|(name, _)| *name))?;
+        let child_names = pointers(&child_names);
+        let children: Vec<_> =
+            children.iter().map(|(_, child)| child.raw.as_ptr().cast_const()).collect();
         Self::adopt(torch, |module| {
-            // SAFETY: both arrays have `values.len()` elements; names, source and the memory the
-            // values describe outlive the call; `module` is a valid out-parameter.
+            // SAFETY: each array of names has as many elements as its values; names, source,
+            // children and the memory the values describe outlive the call; `module` is a valid
+            // out-parameter.
             unsafe {
                 (torch.functions().define)(
                     source.as_ptr(),
                     names.as_ptr(),
                     values.as_ptr(),
                     values.len(),
+                    child_names.as_ptr(),
+                    children.as_ptr(),
+                    children.len(),
                     module,
                 )
             }
@@ -185,6 +197,7 @@ impl Module {
             raw,
             signature: Signature::default(),
             profiling: false,
+            optimised: false,
             turn: Mutex::new(()),
         };
         module.signature = module.read_signature()?;
@@ -194,9 +207,13 @@ impl Module {
     /// Writes the module as an archive.
     ///
     /// # Errors
-    /// [`Error::BadPath`]; [`Error::Internal`] where the module holds what cannot be saved, as an
-    /// optimised one does.
+    /// [`Error::BadPath`]; [`Error::BadArgument`] for an optimised module, of which libtorch would
+    /// write an archive that it cannot read.
     pub fn save(&self, path: &Path) -> Result<(), Error> {
+        if self.optimised {
+            let detail = "an optimised module cannot be saved: save it before".to_owned();
+            return Err(Error::BadArgument { detail });
+        }
         let name = path_text(path)?;
         let _turn = self.take_turn();
         // SAFETY: `raw` is a live module, `name` is NUL-terminated and outlives the call.
@@ -216,7 +233,10 @@ impl Module {
     pub fn optimise_for_inference(&mut self) -> Optimised {
         // SAFETY: `raw` is a live module, and `&mut self` keeps every other call away.
         let code = unsafe { (self.torch.functions().optimise)(self.raw.as_ptr()) };
-        let Err(optimise) = self.torch.check(code) else { return Optimised::Optimised };
+        let Err(optimise) = self.torch.check(code) else {
+            self.optimised = true;
+            return Optimised::Optimised;
+        };
         match self.freeze() {
             Ok(()) => Optimised::Frozen { reason: optimise.to_string() },
             Err(freeze) => {
@@ -396,6 +416,14 @@ fn spec_of(raw: &sys::Tensor) -> Result<TensorSpec, Error> {
         }
         _ => Err(Error::Internal { detail: format!("a tensor came back as {raw:?}") }),
     }
+}
+
+fn c_names<'a>(names: impl Iterator<Item = &'a str>) -> Result<Vec<CString>, Error> {
+    names.map(|name| CString::new(name).map_err(|_| Error::nul_byte("a name"))).collect()
+}
+
+fn pointers(names: &[CString]) -> Vec<*const c_char> {
+    names.iter().map(|name| name.as_ptr()).collect()
 }
 
 fn path_text(path: &Path) -> Result<CString, Error> {

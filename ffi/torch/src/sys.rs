@@ -109,7 +109,8 @@ functions! {
     load_path = b"gtorch_module_load_path": fn(*const c_char, *mut *mut Module) -> i32;
     load_buffer = b"gtorch_module_load_buffer": fn(*const c_void, usize, *mut *mut Module) -> i32;
     define = b"gtorch_module_define": fn(
-        *const c_char, *const *const c_char, *const Tensor, usize, *mut *mut Module) -> i32;
+        *const c_char, *const *const c_char, *const Tensor, usize,
+        *const *const c_char, *const *const Module, usize, *mut *mut Module) -> i32;
     save = b"gtorch_module_save": fn(*const Module, *const c_char) -> i32;
     freeze = b"gtorch_module_freeze": fn(*mut Module) -> i32;
     optimise = b"gtorch_module_optimise": fn(*mut Module) -> i32;

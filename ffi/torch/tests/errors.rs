@@ -7,7 +7,7 @@ mod support;
 
 use std::path::Path;
 
-use gpulet_torch::{Dtype, Error, Module, TensorMut, TensorRef, Torch};
+use gpulet_torch::{Error, Module, TensorMut, TensorRef, Torch};
 use support::{input, lenet, mlp, numbers, output, script, torch};
 
 fn load_error(torch: &Torch, path: &Path) -> Error {
@@ -89,12 +89,24 @@ fn a_damaged_archive_never_loads_as_the_same_model() {
 #[test]
 fn source_that_does_not_compile_is_refused() {
     let Some(torch) = torch() else { return };
-    let error = Module::define(&torch, "def forward(self, x):\n    return nothing\n", &[]);
+    let error = Module::define(&torch, "def forward(self, x):\n    return nothing\n", &[], &[]);
     let error = error.unwrap_err();
     assert!(matches!(error, Error::BadArgument { .. }), "{error:?}");
     assert!(error.to_string().contains("undefined value nothing"), "{error}");
-    let error = Module::define(&torch, "def other(self, x):\n    return x\n", &[]).unwrap_err();
+    let error =
+        Module::define(&torch, "def other(self, x):\n    return x\n", &[], &[]).unwrap_err();
     assert!(error.to_string().contains("the model has no forward"), "{error}");
+}
+
+#[test]
+fn a_child_that_changes_itself_is_not_shared() {
+    let Some(torch) = torch() else { return };
+    let source = "def forward(self, x: Tensor) -> Tensor:\n    return self.sum.add_(x)\n";
+    let mut zero = [0f32];
+    let child = Module::define(&torch, source, &[("sum", input(&[1], &mut zero))], &[]).unwrap();
+    let parent = "def forward(self, x: Tensor) -> Tensor:\n    return self.child.forward(x)\n";
+    let error = Module::define(&torch, parent, &[], &[("child", &child)]).unwrap_err();
+    assert_eq!(error.to_string(), "child `child` changes itself, so it cannot be shared");
 }
 
 #[test]
@@ -135,7 +147,7 @@ def forward(self, x: Tensor) -> Tensor:
 def deeper(self, x: Tensor) -> Tensor:
     return x.view([7])
 ";
-    let model = Module::define(&torch, source, &[]).unwrap();
+    let model = Module::define(&torch, source, &[], &[]).unwrap();
     let error = model.probe(&[input(&[1], &mut [1.0])]).unwrap_err();
     assert!(error.to_string().contains("AssertionError: the sum is 1"), "{error}");
     let error = model.probe(&[input(&[1], &mut [-1.0])]).unwrap_err();
@@ -265,7 +277,12 @@ fn threads_are_set_and_their_limits_checked() {
     // Each test has a thread of its own, and the first number is that thread's.
     torch.set_threads(2).unwrap();
     assert_eq!(torch.threads().unwrap().0, 2);
+    let later = std::thread::spawn(move || torch.threads().unwrap().0);
+    assert_eq!(later.join().unwrap(), 2);
     torch.set_threads(1).unwrap();
     assert_eq!(torch.threads().unwrap().0, 1);
-    assert_eq!(Dtype::F32.to_string(), "f32");
+    torch.set_interop_threads(1).unwrap();
+    assert_eq!(torch.threads().unwrap().1, 1);
+    let error = torch.set_interop_threads(1).unwrap_err();
+    assert!(matches!(error, Error::BadArgument { .. }), "{error:?}");
 }

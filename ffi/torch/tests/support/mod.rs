@@ -1,6 +1,9 @@
 //! What the tests share: one opened libtorch, and models made without Python.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+use std::io::{self, Write};
+use std::sync::Once;
+
 use gpulet_torch::{Module, Options, TensorMut, TensorRef, Torch};
 
 /// Set to 1 where a machine must have libtorch: its absence is then a failure.
@@ -13,7 +16,11 @@ pub fn torch() -> Option<Torch> {
         Err(error) => {
             let required = std::env::var_os(REQUIRE_VARIABLE).is_some_and(|value| value == "1");
             assert!(!required, "{REQUIRE_VARIABLE}=1, but {error}");
-            eprintln!("SKIP: {error}");
+            // Not by eprintln!, which is shown only for a test that fails.
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                let _ = writeln!(io::stderr(), "SKIP: every test that runs a model: {error}");
+            });
             None
         }
     }
@@ -43,7 +50,7 @@ pub fn define(torch: &Torch, source: &str, shapes: &[(&str, &[usize])]) -> Modul
         .zip(&mut values)
         .map(|((name, dims), value)| (*name, TensorRef::from_slice(dims, value).unwrap()))
         .collect();
-    Module::define(torch, source, &buffers).unwrap()
+    Module::define(torch, source, &buffers, &[]).unwrap()
 }
 
 /// LeNet-5 on 28 x 28 images: the shape of a real, small convolutional model.
@@ -87,7 +94,7 @@ def forward(self, x: Tensor, y: Tensor) -> Tuple[Tensor, Tensor]:
 /// A module of one method and no weights.
 pub fn script(torch: &Torch, signature: &str, body: &str) -> Module {
     let source = format!("def forward(self, {signature}:\n    {body}\n");
-    Module::define(torch, &source, &[]).unwrap()
+    Module::define(torch, &source, &[], &[]).unwrap()
 }
 
 pub fn input<'a>(dims: &[usize], data: &'a mut [f32]) -> TensorRef<'a> {
