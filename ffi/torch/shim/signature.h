@@ -65,11 +65,11 @@ inline bool mutates_itself(const torch::jit::Module &module) {
   while (!blocks.empty()) {
     torch::jit::Block *block = blocks.back();
     blocks.pop_back();
-    for (torch::jit::Node *node : block->nodes()) {
-      if (node->kind() == c10::prim::SetAttr || node->kind() == c10::prim::CallMethod) return true;
-      const bool reads = node->kind() == c10::prim::GetAttr;
-      if (reads && aliases.hasWriters(node->output())) return true;
-      for (torch::jit::Block *inner : node->blocks()) blocks.push_back(inner);
+    for (auto *step : block->nodes()) {
+      if (step->kind() == c10::prim::SetAttr || step->kind() == c10::prim::CallMethod) return true;
+      const bool reads = step->kind() == c10::prim::GetAttr;
+      if (reads && aliases.hasWriters(step->output())) return true;
+      for (torch::jit::Block *inner : step->blocks()) blocks.push_back(inner);
     }
   }
   return false;
