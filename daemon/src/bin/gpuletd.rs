@@ -1,49 +1,44 @@
 //! `gpuletd`: parses, builds, runs, and says by its exit code how it ended.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use gpulet_daemon::cli::check::examine;
+use gpulet_daemon::cli::daemon::{Arguments, BAD_CONFIG, FAILED};
 use gpulet_daemon::config::Config;
 use gpulet_daemon::server::{Server, ServerError};
 use tracing::error;
 
-/// Serves models to local clients over shared memory.
-#[derive(Debug, Parser)]
-#[command(name = "gpuletd", version)]
-struct Arguments {
-    /// The configuration.
-    #[arg(long, default_value = "/etc/gpulet/gpuletd.toml")]
-    config: PathBuf,
-}
-
-/// EX_CONFIG of sysexits.h: systemd must not try again before somebody mends the config.
-const BAD_CONFIG: u8 = 78;
-const FAILED: u8 = 1;
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.check {
+        return check(&arguments);
+    }
     gpulet_daemon::log::start();
-    let config = match load(&arguments.config) {
+    let config = match Config::load(&arguments.config) {
         Ok(config) => config,
-        Err(code) => return code,
+        Err(problem) => return end(&problem, BAD_CONFIG),
     };
     match Server::new(config).and_then(Server::run) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(ServerError::Config(problem)) => {
-            error!("{problem}");
-            ExitCode::from(BAD_CONFIG)
-        }
-        Err(problem) => {
-            error!("{problem}");
-            ExitCode::from(FAILED)
-        }
+        Err(ServerError::Config(problem)) => end(&problem, BAD_CONFIG),
+        Err(problem) => end(&problem, FAILED),
     }
 }
 
-fn load(path: &PathBuf) -> Result<Config, ExitCode> {
-    Config::load(path).map_err(|problem| {
-        error!("{problem}");
-        ExitCode::from(BAD_CONFIG)
-    })
+fn end(problem: &dyn std::error::Error, code: u8) -> ExitCode {
+    error!("{problem}");
+    ExitCode::from(code)
+}
+
+fn check(arguments: &Arguments) -> ExitCode {
+    let findings = examine(&arguments.config);
+    for line in findings.problems.iter().chain(&findings.notes) {
+        eprintln!("{line}");
+    }
+    if !findings.problems.is_empty() {
+        return ExitCode::from(BAD_CONFIG);
+    }
+    println!("{}", findings.good(&arguments.config));
+    ExitCode::SUCCESS
 }
