@@ -33,7 +33,7 @@ use control::{Control, Heard};
 use loader::Loader;
 
 /// How long a busy executor may leave the control socket unread.
-const CONTROL_EVERY_NS: u64 = 100_000;
+const CONTROL_EVERY_NS: u64 = 1_000_000;
 /// Looks at the command ring between two looks at the clock.
 const LOOKS: u32 = 32;
 

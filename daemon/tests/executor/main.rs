@@ -5,3 +5,4 @@ mod builtin;
 mod harness;
 mod life;
 mod replay;
+mod torch;
