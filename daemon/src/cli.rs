@@ -11,6 +11,7 @@
 //! | `status`     | the daemon's state                                          |
 //! | `models`     | the daemon's models                                         |
 //! | `pages`      | man pages and completions                                   |
+//! | `manual`     | what these and the help say beyond flags                    |
 //! | `control`    | asking the daemon for its state                             |
 //! | `latency`, `table`, `values` | numbers, for people and programs            |
 
@@ -20,6 +21,7 @@ pub mod daemon;
 pub mod error;
 mod infer;
 mod latency;
+mod manual;
 mod models;
 mod pages;
 mod run;
@@ -36,17 +38,9 @@ use clap::{Args, Parser, Subcommand};
 
 pub use self::error::CtlError;
 
-const EXIT_CODES: &str = "\
-Exit codes:
-  0  done
-  1  the request or operation failed
-  2  wrong usage
-  3  the daemon cannot be reached, or refused
-  4  the configuration or a model is bad";
-
 /// Runs models, and asks the daemon that serves them.
 #[derive(Debug, Parser)]
-#[command(name = "gpuletctl", version, after_help = EXIT_CODES, max_term_width = 100)]
+#[command(name = "gpuletctl", version, after_help = manual::help(manual::CTL), max_term_width = 100)]
 pub struct Arguments {
     /// The daemon's socket [default: $GPULET_SOCKET, else /run/gpulet/gpuletd.sock]
     #[arg(long, global = true, value_name = "PATH")]

@@ -37,7 +37,7 @@ pub(super) struct Infer {
     #[arg(short, long, value_name = "MS", value_parser = value_parser!(u64).range(1..=3_600_000))]
     deadline_ms: Option<u64>,
     /// Write the outputs of the last answer into a file instead of showing them; -: standard output
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long = "output", value_name = "FILE")]
     output_file: Option<PathBuf>,
     /// Requests, one after the other
     #[arg(short = 'n', long, default_value_t = 1, value_parser = value_parser!(u32).range(1..=10_000_000))]

@@ -191,7 +191,7 @@ impl Run {
         let tensors = buffer.tensors(self.batch);
         for (seed, (view, tensor)) in tensors.inputs().iter().zip(&model.inputs).enumerate() {
             let dtype: Dtype = tensor.dtype.0;
-            self.input.write(dtype, seed as u64, memory_of(view));
+            with_memory(view, |memory| self.input.write(dtype, seed as u64, memory));
         }
     }
 
@@ -268,10 +268,12 @@ fn execute(
     instance.run(rows, tensors.inputs(), tensors.outputs())
 }
 
-fn memory_of<'a>(view: &'a View<'_>) -> &'a mut [u8] {
-    // SAFETY: the view is of a batch buffer, which is private to this process, initialised, and
-    // borrowed exclusively by the tensors that the view is taken from; views do not overlap.
-    unsafe { std::slice::from_raw_parts_mut(view.data().as_ptr(), view.bytes()) }
+/// Lends the memory of one tensor of a batch buffer.
+fn with_memory(view: &View<'_>, borrow: impl FnOnce(&mut [u8])) {
+    // SAFETY: the view is of a batch buffer, whose memory is private to this process, initialised,
+    // and borrowed exclusively by the tensors that the view is taken from; views do not overlap, and
+    // this slice is gone before another is made.
+    borrow(unsafe { std::slice::from_raw_parts_mut(view.data().as_ptr(), view.bytes()) });
 }
 
 fn elapsed_ns(begin: Instant) -> u64 {
@@ -326,11 +328,13 @@ mod tests {
         let model = model::load(&root, &Limits::default()).unwrap();
         let mut buffer = BatchBuffer::new(&model).unwrap();
         let tensors = buffer.tensors(2);
-        Fill::Ones.write(Dtype::F32, 0, memory_of(&tensors.inputs()[0]));
+        let fill = |memory: &mut [u8]| Fill::Ones.write(Dtype::F32, 0, memory);
+        with_memory(&tensors.inputs()[0], fill);
         let mut instance = load(None, &model).unwrap();
         instance.run(2, tensors.inputs(), tensors.outputs()).unwrap();
-        let output = memory_of(&tensors.outputs()[0]);
-        assert_eq!(output.len(), 2 * 256 * 4);
-        assert!(output.chunks(4).all(|element| *element == 1f32.to_le_bytes()));
+        with_memory(&tensors.outputs()[0], |output| {
+            assert_eq!(output.len(), 2 * 256 * 4);
+            assert!(output.chunks(4).all(|element| *element == 1f32.to_le_bytes()));
+        });
     }
 }
