@@ -129,12 +129,17 @@ pub struct Hosted {
     pub retired: bool,
     /// What became of its requests.
     pub counters: Counters,
+    /// Bytes of slot that 1, 2, ... `max_batch` rows take.
+    slot_bytes: Box<[u64]>,
 }
 
 impl Hosted {
     fn new(id: u32, model: Model, queue_max: u32, requeue_max: u32) -> Hosted {
         let spec = Box::new(spec_of(id, &model));
         let limits = BatchLimits { max_batch: model.max_batch, guard_ns: GUARD_NS };
+        // More than a slot can have where the layout overflows: such rows are refused.
+        let bytes = |rows| SlotLayout::of_spec(&spec, rows).map_or(u64::MAX, |it| it.bytes());
+        let slot_bytes = (1..=model.max_batch).map(bytes).collect();
         Hosted {
             id,
             model,
@@ -147,6 +152,7 @@ impl Hosted {
             ever_ready: false,
             retired: false,
             counters: Counters::new(),
+            slot_bytes,
         }
     }
 
@@ -177,10 +183,10 @@ impl Hosted {
         }
     }
 
-    /// Bytes of slot that `rows` rows take; `None` if no slot could hold them.
+    /// Bytes of slot that `rows` rows take; `None` for none, or more than `max_batch`.
     #[inline]
     pub fn slot_bytes(&self, rows: u32) -> Option<u64> {
-        SlotLayout::of_spec(&self.spec, rows).map(|layout| layout.bytes())
+        self.slot_bytes.get((rows as usize).wrapping_sub(1)).copied()
     }
 
     /// The instance of an executor.

@@ -155,7 +155,9 @@ impl Server {
             };
             let asleep = work == 0 && !spinning && self.dispatcher.prepare_sleep();
             if !asleep && now.saturating_sub(polled_ns) < POLL_EVERY_NS {
-                std::hint::spin_loop();
+                if work == 0 {
+                    std::hint::spin_loop();
+                }
                 continue;
             }
             let timeout = if asleep { self.sleep_time(now) } else { Duration::ZERO };

@@ -149,12 +149,10 @@ fn check(hosted: &Hosted, session: &Session, entry: &Submission) -> Result<(), S
     if hosted.retired {
         return Err(Status::ModelRetired);
     }
-    if entry.rows == 0 || entry.rows > hosted.model.max_batch {
-        return Err(Status::TooManyRows);
-    }
     match hosted.slot_bytes(entry.rows) {
         Some(bytes) if bytes <= session.geometry.slot_bytes => Ok(()),
-        _ => Err(Status::SlotTooSmall),
+        Some(_) => Err(Status::SlotTooSmall),
+        None => Err(Status::TooManyRows),
     }
 }
 
