@@ -3,8 +3,9 @@
 # Installs gpulet into a minimal Debian, boots it with systemd as process 1, and checks that the
 # service does what the units promise. Speaks TAP; exits 1 if a check fails.
 #
-#   systemd/tests/boot.sh [MAKE-VARIABLE...]      such as BUILD=target/debug
+#   systemd/tests/boot.sh [MAKE-VARIABLE...]      such as BUILD=target/release
 #
+# Without BUILD it takes the binaries built last, debug or release; it builds them if there are none.
 # Needs root, debootstrap and systemd-nspawn; where a container can't be booted it is skipped, or
 # fails if GPULET_BOOT_REQUIRED is set. The Debian is kept in target/systemd-root for next time.
 set -u
@@ -43,7 +44,7 @@ check() {
     fi
     failed=$((failed + 1))
     echo "not ok $number - $text"
-    sed 's/^/#   /' "$work/check.log"
+    tail -n 40 "$work/check.log" | sed 's/^/#   /'
     if [ -n "$init_pid" ]; then
         inside journalctl --no-pager --quiet -n 15 -o cat -u gpuletd | sed 's/^/#   journal: /'
     fi
@@ -61,9 +62,23 @@ if [ -n "$refusal" ]; then
     exit
 fi
 
+# The directory of the gpuletd that was built last.
+newest_build() {
+    local newest=target/debug
+    [ target/release/gpuletd -nt "$newest/gpuletd" ] && newest=target/release
+    [ -e "$newest/gpuletd" ] || cargo build --locked -p gpulet-daemon || return 1
+    echo "$newest"
+}
+
+install_into_root() {
+    local build
+    cd "$repository" && build=$(newest_build) && ffi/client/build-lib.sh "$work/client-lib" &&
+        make --no-print-directory install DESTDIR="$root" PREFIX=/usr BUILD="$build" \
+            CLIENT_LIB="$work/client-lib" "$@"
+}
+
 container_base && container_copy || exit 1
-if ! make -C "$repository" --no-print-directory install DESTDIR="$root" PREFIX=/usr "$@" \
-    >"$work/install.log" 2>&1; then
+if ! install_into_root "$@" >"$work/install.log" 2>&1; then
     tail -n 20 "$work/install.log" >&2
     exit 1
 fi

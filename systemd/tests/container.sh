@@ -105,12 +105,15 @@ inside_as() {
     inside runuser -u "$user" -- "$@"
 }
 
-# wait_until SECONDS COMMAND: whether the command came to succeed.
+# wait_until SECONDS COMMAND: whether the command came to succeed; if not, what it said last.
 wait_until() {
     local end=$((SECONDS + $1))
     shift
-    until "$@"; do
-        [ "$SECONDS" -lt "$end" ] || return 1
+    until "$@" >"$work/wait.log" 2>&1; do
+        if [ "$SECONDS" -ge "$end" ]; then
+            cat "$work/wait.log"
+            return 1
+        fi
         sleep 0.1
     done
 }
