@@ -1,5 +1,7 @@
 //! Every rule of gpuletd.toml, by the message that a broken one gives.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::path::{Path, PathBuf};
 
 use gpulet_daemon::config::{Config, ConfigError, Gpulet, Mechanism, ModelSet, Spin};

@@ -1,5 +1,7 @@
 //! gpuletctl without a daemon, or with one that misbehaves: usage, exit codes, run, check, pages.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};

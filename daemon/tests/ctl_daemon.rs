@@ -1,5 +1,7 @@
 //! gpuletctl with a real gpuletd whose one gpulet replays profiles, so that no libtorch is needed.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};

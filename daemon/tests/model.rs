@@ -1,5 +1,7 @@
 //! Every rule of model.toml and of directories of models.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};

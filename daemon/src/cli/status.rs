@@ -80,7 +80,7 @@ fn answers(answers: &Value) -> (u64, String) {
         if name == gpulet_abi::status::Status::Ok.name() {
             ok = number(count);
         } else {
-            other.push(format!("{} {name}", number(count)));
+            other.push(format!("{name} {}", number(count)));
         }
     }
     (ok, if other.is_empty() { "-".to_owned() } else { other.join(", ") })
@@ -164,7 +164,7 @@ mod tests {
             "gpuletd 0.1.0, up 1 min 1 s, ready\n\n\
              models  state  queued  running  batches  ok      p50      p99  other\n\
              digits  ready       2        1        3   5  1.50 ms  2.00 ms  \
-             7 GPULET_DEADLINE_HOPELESS\n\n\
+             GPULET_DEADLINE_HOPELESS 7\n\n\
              executors  pid  state    threads  cpus  batches  restarts  backend\n\
              cpu0        42  running        2   0,1        3         0  libtorch\n\n\
              no sessions\n"
