@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -74,7 +75,7 @@ pub fn leash(cpu: Option<u32>, program: &[OsString]) -> Error {
         return error;
     }
     let source = Command::new(program).args(arguments).exec();
-    Error::Io { what: format!("starting {}", program.display()), source }
+    Error::Io { what: format!("starting {}", Path::new(program).display()), source }
 }
 
 /// The command that runs `program` under [`leash`].
@@ -98,16 +99,11 @@ pub struct Far {
 }
 
 impl Far {
-    /// Starts the process for `kind`, hands it `text` and `descriptors`, and waits until it is ready.
+    /// Starts the process for `kind`, hands it `descriptors`, and waits until it is ready.
     ///
     /// # Errors
     /// What the kernel says, and when it ended instead of getting ready.
-    pub fn start(
-        kind: &str,
-        cpu: u32,
-        text: &str,
-        descriptors: &[BorrowedFd<'_>],
-    ) -> Result<Far, Error> {
+    pub fn start(kind: &str, cpu: u32, descriptors: &[BorrowedFd<'_>]) -> Result<Far, Error> {
         let (near, far) = frame::pair().doing("socketpair")?;
         for end in [&near, &far] {
             rustix::io::ioctl_fionbio(end, false).doing("making a socket block")?;
@@ -117,7 +113,7 @@ impl Far {
         let child = command.arg("far").arg(kind).stdin(Stdio::from(far)).spawn();
         let far = Far { child: child.doing("starting the other process")? };
         drop(command);
-        frame::send(&near, text.as_bytes(), descriptors).doing("telling the other process")?;
+        frame::send(&near, b"begin", descriptors).doing("telling the other process")?;
         match receive(&near)?.0 {
             ready if ready == "ready" => Ok(far),
             _ => Err(Error::failed(kind, "the other process ended before it was ready")),
@@ -166,13 +162,10 @@ pub fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<std::proces
     }
 }
 
-/// The near side, as the other process sees it.
+/// What the near side hands to the other process.
 #[derive(Debug)]
 pub struct Invitation {
-    /// What the near side said.
-    pub text: String,
-    /// What it handed over.
-    pub descriptors: Vec<OwnedFd>,
+    descriptors: Vec<OwnedFd>,
 }
 
 impl Invitation {
@@ -181,8 +174,8 @@ impl Invitation {
     /// # Errors
     /// When standard input is no socket of ours.
     pub fn receive() -> Result<Invitation, Error> {
-        let (text, descriptors) = receive(io::stdin().as_fd())?;
-        Ok(Invitation { text, descriptors })
+        let (_, descriptors) = receive(io::stdin().as_fd())?;
+        Ok(Invitation { descriptors })
     }
 
     /// Takes the `N` descriptors that this kind of measurement has.

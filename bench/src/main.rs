@@ -3,9 +3,13 @@
 //! Every figure is taken beside its yardstick in the same run, in turns; see [`stats`]. Exit codes:
 //! 0, 1 when a measurement failed, 2 for bad arguments.
 
+mod daemon;
+mod e2e;
 mod error;
 mod far;
 mod floor;
+mod input;
+mod load;
 mod report;
 mod ring;
 mod stats;
@@ -29,6 +33,10 @@ struct Cli {
 enum Command {
     /// Round trip of the null model, beside the floors of two processes on this machine
     Ring(ring::Arguments),
+    /// A model through daemon and executor, beside the libtorch shim alone
+    E2e(e2e::Arguments),
+    /// Requests at a stated rate, against a daemon that runs already
+    Load(load::Arguments),
     /// The other process of a measurement
     #[command(hide = true)]
     Far {
@@ -50,6 +58,8 @@ enum Command {
 fn run(command: Command) -> Result<(), Error> {
     match command {
         Command::Ring(arguments) => ring::run(&arguments),
+        Command::E2e(arguments) => e2e::run(&arguments),
+        Command::Load(arguments) => load::run(&arguments),
         Command::Far { floor } => floor.answer(),
         Command::Leash { cpu, program } => Err(far::leash(cpu, &program)),
     }

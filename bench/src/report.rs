@@ -55,6 +55,8 @@ pub struct Report {
     pub contenders: Vec<Summary>,
     /// Who against whom.
     pub ratios: Vec<Ratio>,
+    /// What else was seen, a sentence each.
+    pub notes: Vec<String>,
 }
 
 impl Report {
@@ -104,6 +106,9 @@ impl Report {
             let Ratio { name, median, .. } = ratio;
             push(&mut text, format_args!("{name:width$}  {median:6.3} ({low:.3} to {high:.3})\n"));
         }
+        if !self.notes.is_empty() {
+            push(&mut text, format_args!("\n{}\n", self.notes.join("\n")));
+        }
         text
     }
 }
@@ -150,9 +155,11 @@ mod tests {
             settings: serde_json::json!({ "rounds": 1 }),
             contenders: vec![fast, slow],
             ratios,
+            notes: vec!["a note".to_owned()],
         };
         let table = report.table();
         assert!(table.contains("fast       2.00"), "{table}");
         assert!(table.contains("slow / fast   3.000 (3.0"), "{table}");
+        assert!(table.ends_with("\na note\n"), "{table}");
     }
 }

@@ -19,12 +19,12 @@ pub struct Bells {
 }
 
 impl Means for Bells {
-    fn open() -> Result<(Bells, String, Vec<OwnedFd>), Error> {
+    fn open() -> Result<(Bells, Vec<OwnedFd>), Error> {
         let bell = || rustix::event::eventfd(0, EventfdFlags::CLOEXEC).doing("eventfd");
         let (there, back) = (bell()?, bell()?);
         let copy = |fd: &OwnedFd| fd.try_clone().doing("eventfd");
         let descriptors = vec![copy(&there)?, copy(&back)?];
-        Ok((Bells { there, back }, String::new(), descriptors))
+        Ok((Bells { there, back }, descriptors))
     }
 
     fn round_trip(&mut self) -> Result<(), Error> {

@@ -35,11 +35,13 @@ fn failed<E: std::fmt::Debug>(error: E) -> Error {
     Error::failed("iceoryx2", format!("{error:?}"))
 }
 
-fn open(name: &str) -> Result<(Node<ipc::Service>, Factory), Error> {
+/// Opens the service that is called after the near side's process.
+fn open(near: u32) -> Result<(Node<ipc::Service>, Factory), Error> {
+    let name = format!("gpulet-bench/{near}");
     set_log_level(LogLevel::Error);
     let node = NodeBuilder::new().create::<ipc::Service>().map_err(failed)?;
     let factory = node
-        .service_builder(&name.try_into().map_err(failed)?)
+        .service_builder(&name.as_str().try_into().map_err(failed)?)
         .request_response::<Message, Message>()
         .max_clients(1)
         .max_servers(1)
@@ -68,11 +70,10 @@ impl Service {
 }
 
 impl Means for Service {
-    fn open() -> Result<(Service, String, Vec<OwnedFd>), Error> {
-        let name = format!("gpulet-bench/{}", std::process::id());
-        let (node, factory) = open(&name)?;
+    fn open() -> Result<(Service, Vec<OwnedFd>), Error> {
+        let (node, factory) = open(std::process::id())?;
         let client = factory.client_builder().create().map_err(failed)?;
-        Ok((Service { client, _factory: factory, _node: node }, name, Vec::new()))
+        Ok((Service { client, _factory: factory, _node: node }, Vec::new()))
     }
 
     fn settle(&mut self) -> Result<(), Error> {
@@ -97,11 +98,8 @@ impl Means for Service {
         self.send(Some(STOP)).map(drop)
     }
 
-    fn answer(
-        invitation: Invitation,
-        ready: impl FnOnce() -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let (_node, factory) = open(&invitation.text)?;
+    fn answer(_: Invitation, ready: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+        let (_node, factory) = open(std::os::unix::process::parent_id())?;
         let server: Far = factory.server_builder().create().map_err(failed)?;
         ready()?;
         loop {

@@ -40,8 +40,8 @@ pub enum Floor {
 
 /// One means, with its near and its far side.
 trait Means: Sized {
-    /// The near side, and what the far side needs: words and descriptors.
-    fn open() -> Result<(Self, String, Vec<OwnedFd>), Error>;
+    /// The near side, and the descriptors that the far side needs.
+    fn open() -> Result<(Self, Vec<OwnedFd>), Error>;
 
     /// Called once, after the far side said that it is ready.
     fn settle(&mut self) -> Result<(), Error> {
@@ -110,10 +110,10 @@ impl Floor {
     }
 
     fn run<M: Means>(self, cpus: Cpus, window: Window) -> Result<Round, Error> {
-        let (mut means, text, descriptors) = M::open()?;
+        let (mut means, descriptors) = M::open()?;
         let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
         let kind = self.to_possible_value().map(|value| value.get_name().to_owned());
-        let far = Far::start(&kind.unwrap_or_default(), cpus.far, &text, &borrowed)?;
+        let far = Far::start(&kind.unwrap_or_default(), cpus.far, &borrowed)?;
         drop(borrowed);
         drop(descriptors);
         means.settle()?;

@@ -13,7 +13,7 @@ pub struct Socket {
 }
 
 impl Means for Socket {
-    fn open() -> Result<(Socket, String, Vec<OwnedFd>), Error> {
+    fn open() -> Result<(Socket, Vec<OwnedFd>), Error> {
         let connect = || {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
             let stream = TcpStream::connect(listener.local_addr()?)?;
@@ -24,7 +24,7 @@ impl Means for Socket {
             Ok::<_, std::io::Error>((stream, far))
         };
         let (stream, far) = connect().doing("TCP")?;
-        Ok((Socket { stream }, String::new(), vec![far.into()]))
+        Ok((Socket { stream }, vec![far.into()]))
     }
 
     fn round_trip(&mut self) -> Result<(), Error> {

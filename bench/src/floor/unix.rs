@@ -14,9 +14,9 @@ pub struct Socket {
 }
 
 impl Means for Socket {
-    fn open() -> Result<(Socket, String, Vec<OwnedFd>), Error> {
+    fn open() -> Result<(Socket, Vec<OwnedFd>), Error> {
         let (stream, far) = UnixStream::pair().doing("socketpair")?;
-        Ok((Socket { stream }, String::new(), vec![far.into()]))
+        Ok((Socket { stream }, vec![far.into()]))
     }
 
     fn round_trip(&mut self) -> Result<(), Error> {

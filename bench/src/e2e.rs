@@ -1,0 +1,193 @@
+//! `gpulet-bench e2e`: a model through daemon and executor, against the same libtorch shim called
+//! straight from this process: what is between the two is what gpulet costs.
+//!
+//! Both load the same archive the same way, run with as many threads on the same CPUs, read inputs
+//! from and write outputs to shared memory. Both stay loaded throughout, and take turns.
+
+mod alone;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use gpulet_client::clock::now_ns;
+use gpulet_client::{ModelSpec, Options, Request, Session, Submit, Wait};
+use serde_json::json;
+
+use crate::daemon::{self, Daemon, Gpulet, Place, Spin, answered};
+use crate::error::{Doing, Error};
+use crate::input::fill;
+use crate::report::{Host, Report};
+use crate::stats::{Ratio, Recorder, Round, Summary};
+use alone::Alone;
+
+/// A deadline that no model misses: admission is not what is measured.
+const ANSWER_NS_MAX: u64 = 120_000_000_000;
+/// Polling before sleeping, as the daemon's default has it.
+const SPIN_US: u32 = 20;
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Folder of a model, with its model.toml
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// Rounds; in each, both have one turn
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..1000))]
+    rounds: u32,
+    /// Measured requests of each contender in each round, one after the other
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..100_000))]
+    requests: u32,
+    /// Rows of each request
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    rows: u32,
+    /// The gpulet's share of the CPUs in percent, from which threads and CPUs follow
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u8).range(1..=100))]
+    share: u8,
+    /// The gpuletd to start [default: the one beside this program]
+    #[arg(long, value_name = "PATH")]
+    daemon: Option<PathBuf>,
+    /// Write JSON to this file as well ("-": to standard output, instead of the table)
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Runs the bench and prints its report.
+///
+/// # Errors
+/// The first that either had, and different outputs.
+pub fn run(arguments: &Arguments) -> Result<(), Error> {
+    let program = daemon::program(arguments.daemon.as_deref())?;
+    let host = Host::look();
+    let place = Place::new()?;
+    let name = place.add(&arguments.model)?;
+    let gpulet = Gpulet::Cpu { share_pct: arguments.share, model: name.clone() };
+    let daemon = Daemon::start(&program, &place, None, Spin::Micros(SPIN_US), &gpulet)?;
+    let mut through = Through::open(&daemon, &name, arguments.rows)?;
+    let cpus = cpus_of_share(arguments.share)?;
+    let alone = Alone::start(&arguments.model, &through.spec, arguments.rows, cpus.clone())?;
+    let equal = through.outputs()? == alone.outputs()?;
+    if !equal {
+        return Err(Error::failed("e2e", "the two outputs of one input differ"));
+    }
+    let (mut through_rounds, mut alone_rounds) = (Vec::new(), Vec::new());
+    for round in 1..=arguments.rounds {
+        eprintln!("round {round} of {}", arguments.rounds);
+        through_rounds.push(through.round(arguments.requests)?);
+        alone_rounds.push(alone.round(arguments.requests)?);
+    }
+    let resident_bytes = daemon.resident_bytes();
+    drop(through);
+    daemon.stop()?;
+    let through = Summary::new(format!("{name} through daemon and executor"), through_rounds);
+    let alone = Summary::new(format!("{name}, the shim alone"), alone_rounds);
+    let ratio = through.as_ref().zip(alone.as_ref()).and_then(|(through, alone)| {
+        Ratio::of_p50("through the daemon / the shim alone", through, alone)
+    });
+    let settings = json!({
+        "model": name,
+        "rounds": arguments.rounds,
+        "requests": arguments.requests,
+        "rows": arguments.rows,
+        "share_pct": arguments.share,
+        "cpus": cpus,
+        "daemon_resident_bytes": resident_bytes,
+    });
+    let mut notes = vec![format!("{} threads each; outputs are equal bit by bit", cpus.len())];
+    notes.extend(
+        resident_bytes.map(|bytes| format!("daemon: {:.1} MB resident", bytes as f64 / 1e6)),
+    );
+    let contenders = through.into_iter().chain(alone).collect();
+    let ratios = ratio.into_iter().collect();
+    let report = Report { bench: "e2e", host, settings, contenders, ratios, notes };
+    report.publish(arguments.json.as_deref())
+}
+
+/// The CPUs that a daemon gives its only gpulet: the first of those allowed, rounded, at least one.
+fn cpus_of_share(share_pct: u8) -> Result<Vec<u32>, Error> {
+    let allowed = rustix::thread::sched_getaffinity(None).doing("reading the CPU set")?;
+    let all = (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
+    let all: Vec<u32> = all.filter_map(|cpu| u32::try_from(cpu).ok()).collect();
+    let count = (all.len() * usize::from(share_pct) + 50) / 100;
+    Ok(all[..count.clamp(1, all.len())].to_vec())
+}
+
+/// The way through the daemon.
+struct Through {
+    session: Session,
+    spec: ModelSpec,
+    rows: u32,
+}
+
+impl Through {
+    fn open(daemon: &Daemon, name: &str, rows: u32) -> Result<Through, Error> {
+        // The first session is only to learn how large a slot has to be.
+        let spec = daemon.model(&mut daemon.session(Options::default())?, name)?;
+        let layout = gpulet_abi::tensor::SlotLayout::of_spec(&spec, rows)
+            .ok_or_else(|| Error::failed("e2e", "so many rows have no layout"))?;
+        let mut session = daemon.session(Options {
+            wait: Wait::Block,
+            slot_bytes: layout.bytes(),
+            slot_count: 1,
+            ..Options::default()
+        })?;
+        let spec = daemon.model(&mut session, name)?;
+        let mut through = Through { session, spec, rows };
+        through.write_inputs()?;
+        Ok(through)
+    }
+
+    /// Into the only slot, where they stay: what is measured begins with a filled slot.
+    fn write_inputs(&mut self) -> Result<(), Error> {
+        let request = self.session.claim(self.spec.model, self.rows)?;
+        for index in 0..self.spec.input_count {
+            let dtype = self.spec.inputs[index as usize].dtype();
+            let input = self.session.input_bytes_mut(request, index)?;
+            fill(input, dtype, u64::from(index));
+        }
+        self.session.release(request)?;
+        Ok(())
+    }
+
+    fn request(&mut self) -> Result<Request, Error> {
+        let request = self.session.claim(self.spec.model, self.rows)?;
+        let deadline_ns = now_ns() + ANSWER_NS_MAX;
+        self.session.submit(request, Submit { deadline_ns, ..Submit::default() })?;
+        let answer = self.session.next(2 * ANSWER_NS_MAX)?;
+        if answered(answer.status).is_err() {
+            let text = self.session.request_error(request).unwrap_or_default();
+            let status = gpulet_client::Status::from_number(answer.status);
+            return Err(Error::failed("request", format!("{status:?} {text}")));
+        }
+        Ok(request)
+    }
+
+    fn outputs(&mut self) -> Result<Vec<Vec<u8>>, Error> {
+        let request = self.request()?;
+        let outputs = (0..self.spec.output_count)
+            .map(|index| self.session.output_bytes(request, index).map(<[u8]>::to_vec))
+            .collect::<Result<_, _>>()?;
+        self.session.release(request)?;
+        Ok(outputs)
+    }
+
+    fn round(&mut self, count: u32) -> Result<Round, Error> {
+        round_of(count, || {
+            let request = self.request()?;
+            self.session.release(request)?;
+            Ok(())
+        })
+    }
+}
+
+/// One call that is not measured, since the other had its turn before, then `count` that are.
+fn round_of(count: u32, mut call: impl FnMut() -> Result<(), Error>) -> Result<Round, Error> {
+    let mut recorder = Recorder::new();
+    call()?;
+    let begin_ns = now_ns();
+    for _ in 0..count {
+        let start_ns = now_ns();
+        call()?;
+        recorder.add(Duration::from_nanos(now_ns() - start_ns), 1);
+    }
+    Ok(recorder.finish(Duration::from_nanos(now_ns() - begin_ns)))
+}
