@@ -40,7 +40,8 @@ pub use self::error::CtlError;
 
 /// Runs models, and asks the daemon that serves them.
 #[derive(Debug, Parser)]
-#[command(name = "gpuletctl", version, after_help = manual::help(manual::CTL), max_term_width = 100)]
+#[command(name = "gpuletctl", version, max_term_width = 100)]
+#[command(after_help = manual::help(manual::CTL))]
 pub struct Arguments {
     /// The daemon's socket [default: $GPULET_SOCKET, else /run/gpulet/gpuletd.sock]
     #[arg(long, global = true, value_name = "PATH")]

@@ -188,7 +188,8 @@ pub fn broken_name_rule(name: &str) -> Option<String> {
     let fits = name.len() < gpulet_abi::layout::NAME_BYTES;
     (!starts_well || !fits || !name.bytes().all(allowed)).then(|| {
         format!(
-            "must be 1 to {} of a-z, 0-9, '_', '.' and '-', the first a letter or digit, is {name:?}",
+            "must be 1 to {} of a-z, 0-9, '_', '.' and '-', the first a letter or digit, \
+             is {name:?}",
             gpulet_abi::layout::NAME_BYTES - 1
         )
     })

@@ -1,5 +1,5 @@
-//! `gpuletctl check`: everything that is wrong with a configuration and its models, without starting
-//! anything. `gpuletd --check` says the same.
+//! `gpuletctl check`: everything that is wrong with a configuration and its models, found without
+//! starting anything. `gpuletd --check` says the same.
 
 use std::path::{Path, PathBuf};
 

@@ -9,12 +9,13 @@ use crate::config::DEFAULT_PATH;
 
 /// Everything else that went wrong.
 pub const FAILED: u8 = 1;
-/// EX_CONFIG of sysexits.h: a service manager should not try again before somebody mends it.
+/// EX_CONFIG of sysexits.h: a supervisor should not try again before somebody mends it.
 pub const BAD_CONFIG: u8 = 78;
 
 /// Serves TorchScript models to local programs over shared memory.
 #[derive(Debug, Parser)]
-#[command(name = "gpuletd", version, after_help = manual::help(manual::DAEMON), max_term_width = 100)]
+#[command(name = "gpuletd", version, max_term_width = 100)]
+#[command(after_help = manual::help(manual::DAEMON))]
 pub struct Arguments {
     /// The configuration
     #[arg(short, long, value_name = "FILE", default_value = DEFAULT_PATH)]

@@ -40,10 +40,12 @@ pub(super) struct Infer {
     #[arg(short, long = "output", value_name = "FILE")]
     output_file: Option<PathBuf>,
     /// Requests, one after the other
-    #[arg(short = 'n', long, default_value_t = 1, value_parser = value_parser!(u32).range(1..=10_000_000))]
+    #[arg(short = 'n', long, default_value_t = 1)]
+    #[arg(value_parser = value_parser!(u32).range(1..=10_000_000))]
     count: u32,
     /// Seconds to wait for one answer before giving up
-    #[arg(long, value_name = "S", default_value_t = 60, value_parser = value_parser!(u64).range(1..=3600))]
+    #[arg(long, value_name = "S", default_value_t = 60)]
+    #[arg(value_parser = value_parser!(u64).range(1..=3600))]
     timeout: u64,
     #[command(flatten)]
     output: Output,

@@ -33,7 +33,8 @@ pub(super) struct Run {
     /// A model's directory, or its name in one of the roots
     model: PathBuf,
     /// Executions that are measured
-    #[arg(short = 'n', long, default_value_t = 100, value_parser = value_parser!(u32).range(1..=COUNT_MAX))]
+    #[arg(short = 'n', long, default_value_t = 100)]
+    #[arg(value_parser = value_parser!(u32).range(1..=COUNT_MAX))]
     count: u32,
     /// Rows of each execution, up to the model's max_batch
     #[arg(short, long, default_value_t = 1, value_parser = value_parser!(u32).range(1..))]
@@ -42,7 +43,8 @@ pub(super) struct Run {
     #[arg(short, long, value_name = "S", default_value_t = 0.0, value_parser = interval)]
     interval: f64,
     /// Percent of the CPUs that this process may use, as in a gpulet's share_pct
-    #[arg(short, long, value_name = "PCT", default_value_t = 100, value_parser = value_parser!(u8).range(1..=100))]
+    #[arg(short, long, value_name = "PCT", default_value_t = 100)]
+    #[arg(value_parser = value_parser!(u8).range(1..=100))]
     share: u8,
     /// Threads for one execution [default: one for each CPU of the share]
     #[arg(short, long, value_name = "N", value_parser = value_parser!(u32).range(1..=1024))]
@@ -271,8 +273,8 @@ fn execute(
 /// Lends the memory of one tensor of a batch buffer.
 fn with_memory(view: &View<'_>, borrow: impl FnOnce(&mut [u8])) {
     // SAFETY: the view is of a batch buffer, whose memory is private to this process, initialised,
-    // and borrowed exclusively by the tensors that the view is taken from; views do not overlap, and
-    // this slice is gone before another is made.
+    // and borrowed exclusively by the tensors that the view is taken from; views do not overlap,
+    // and this slice is gone before another is made.
     borrow(unsafe { std::slice::from_raw_parts_mut(view.data().as_ptr(), view.bytes()) });
 }
 

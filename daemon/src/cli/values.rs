@@ -164,7 +164,8 @@ mod tests {
         let elements: Vec<Element> = (0..40).map(Element::Integer).collect();
         assert_eq!(
             show("x", Dtype::I64, &[2, 20], &elements),
-            "x: i64 [2, 20]\n  row 0: largest of 20: [19] 19, [18] 18, [17] 17, [16] 16, [15] 15\n  \
+            "x: i64 [2, 20]\n  \
+             row 0: largest of 20: [19] 19, [18] 18, [17] 17, [16] 16, [15] 15\n  \
              row 1: largest of 20: [19] 39, [18] 38, [17] 37, [16] 36, [15] 35\n"
         );
         let short = show("y", Dtype::F32, &[10], &[Element::Float(0.5); 10]);
