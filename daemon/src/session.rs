@@ -119,14 +119,16 @@ impl Session {
 
     /// Whether the ring has room for the completions of all that is in flight and of one more.
     ///
-    /// An honest client never makes this false: the ring holds an answer to each of its slots.
+    /// An honest client that submits never makes this false: the ring holds an answer to each of its
+    /// slots. Where all of them are in flight, what comes next is a cancellation, which has no
+    /// completion of its own, or breaks a rule.
     ///
     /// # Errors
     /// The name of the broken rule, if the client's cursor is impossible.
     #[inline]
     pub fn can_take_one(&mut self) -> Result<bool, &'static str> {
         self.completions
-            .has_room(self.in_flight + 1)
+            .has_room((self.in_flight + 1).min(self.geometry.slot_count))
             .map_err(|_| "the completion ring's head is out of range")
     }
 

@@ -26,12 +26,16 @@ impl Dispatcher {
     }
 
     fn take_from(&mut self, index: u32, now_ns: u64) -> Result<usize, &'static str> {
+        let Some(session) = self.sessions.get_mut(index) else { return Ok(0) };
+        if session.is_over() {
+            return Ok(0);
+        }
+        let waiting = session.submissions.refresh();
+        let waiting = waiting.map_err(|_| "the submission ring's tail is out of range")?;
+        let count = waiting.min(self.entries_per_turn_max) as usize;
         let mut taken = 0;
-        while taken < self.entries_per_turn_max as usize {
+        while taken < count {
             let Some(session) = self.sessions.get_mut(index) else { break };
-            if session.is_over() {
-                break;
-            }
             if !session.can_take_one()? {
                 self.stalled = true;
                 break;
