@@ -171,10 +171,19 @@ impl Dispatcher {
             let number = i32::from(report.statuses[position]);
             let status = Status::from_number(number).unwrap_or(Status::Internal);
             ran |= status == Status::Ok;
-            hosted.counters.count(status);
             let RequestId { session, slot } = entry.payload;
             let Some(session) = self.sessions.get_mut(session) else { continue };
-            let Some(request) = session.request(slot) else { continue };
+            let over = session.is_over();
+            let Some(request) = session.request_mut(slot) else { continue };
+            if status == Status::DeadlineExpired && !over && !hosted.retired {
+                // The executor came too late for the first of the batch, and handed all back.
+                if let Ok(ticket) = hosted.queue.requeue(entry) {
+                    request.stage = Stage::Queued(ticket);
+                    self.queued_count += 1;
+                    continue;
+                }
+            }
+            hosted.counters.count(status);
             let queue_ns = batch.sent_ns.saturating_sub(request.taken_ns);
             hosted.counters.record(queue_ns + exec_ns);
             let timing = Timing { queue_ns, exec_ns, batch_rows: batch.rows, epoch: 0 };
