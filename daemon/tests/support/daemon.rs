@@ -1,0 +1,278 @@
+//! `gpuletd` itself, with a folder of its own.
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use gpulet_client::{Options, Session};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use super::models::{Folder, ROW_BYTES, shipped, write_profile};
+use super::state::State;
+use super::{eventually, process, say_loudly};
+
+/// Set to 1 where a machine must have libtorch: its absence is then a failure.
+const REQUIRE_TORCH: &str = "GPULET_REQUIRE_TORCH";
+
+/// What will be a daemon.
+pub struct Setup {
+    folder: TempDir,
+    /// Lines before the first section, the sections, and the gpulets.
+    top: String,
+    sections: String,
+    gpulets: String,
+}
+
+/// A gpulet that needs no libtorch: it runs the built-in models, and others by their profiles.
+pub const REPLAY: &str =
+    "[[gpulet]]\nname = \"r0\"\nmechanism = \"replay\"\nshare_pct = 100\nprofiles = \"profiles\"\n";
+
+impl Default for Setup {
+    fn default() -> Setup {
+        let folder = tempfile::tempdir().unwrap();
+        // So that another user gets as far as the socket.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir(folder.path().join("models")).unwrap();
+        fs::create_dir(folder.path().join("profiles")).unwrap();
+        let top = "socket = \"s\"\nmodels = [\"models\"]\n".to_owned();
+        Setup { folder, top, sections: String::new(), gpulets: REPLAY.to_owned() }
+    }
+}
+
+impl Setup {
+    /// A daemon of the built-in models `null` and `echo`.
+    pub fn builtin() -> Setup {
+        Setup::default()
+            .model("null", &Folder::of("builtin = \"null\"", 64))
+            .model("echo", &Folder::of("builtin = \"echo\"", 64))
+    }
+
+    /// A daemon that also has the shipped model `digits`, on the CPU, which needs libtorch.
+    pub fn with_digits() -> Setup {
+        let setup = Setup::builtin()
+            .gpulets("[[gpulet]]\nname = \"r0\"\nmechanism = \"cpu\"\nshare_pct = 100\n");
+        let digits = Folder {
+            inputs: &[("image", "f32", "[-1, 1, 8, 8]")],
+            outputs: &[("logits", "f32", "[-1, 10]")],
+            ..Folder::of("file = \"model.pt\"", 32)
+        };
+        let folder = setup.folder.path().join("models/digits");
+        digits.write(&folder);
+        fs::copy(shipped().join("digits/model.pt"), folder.join("model.pt")).unwrap();
+        setup
+    }
+
+    /// Adds a line before the first section.
+    pub fn top(mut self, line: &str) -> Setup {
+        self.top += &format!("{line}\n");
+        self
+    }
+
+    /// Adds a section.
+    pub fn section(mut self, text: &str) -> Setup {
+        self.sections += &format!("{text}\n");
+        self
+    }
+
+    /// Says which gpulets there are, in the place of [`REPLAY`].
+    pub fn gpulets(mut self, text: &str) -> Setup {
+        text.clone_into(&mut self.gpulets);
+        self
+    }
+
+    pub fn model(self, name: &str, model: &Folder<'_>) -> Setup {
+        model.write(&self.folder.path().join("models").join(name));
+        self
+    }
+
+    /// Adds a model that a replay gpulet answers after `batch_ns`.
+    pub fn slow(self, name: &str, batch_ns: u64, max_batch: u32) -> Setup {
+        let folder = self.folder.path().join("models").join(name);
+        Folder::of("file = \"model.pt\"", max_batch).write(&folder);
+        fs::write(folder.join("model.pt"), "a replay looks only at the profile").unwrap();
+        write_profile(&self.folder.path().join("profiles"), name, batch_ns, max_batch);
+        self
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Starts it, and waits until every model that will be warm is.
+    pub fn start(self) -> Daemon {
+        let mut daemon = self.launch();
+        daemon.settle();
+        daemon
+    }
+
+    /// Starts it, and waits for nothing.
+    pub fn launch(self) -> Daemon {
+        let config = self.folder.path().join("gpuletd.toml");
+        fs::write(&config, format!("{}{}{}", self.top, self.sections, self.gpulets)).unwrap();
+        let socket = self.folder.path().join("s");
+        let child = spawn(&config, self.folder.path());
+        Daemon { child, socket, config, setup: self, ended: None }
+    }
+}
+
+fn spawn(config: &Path, folder: &Path) -> Child {
+    let log = File::options().append(true).create(true).open(folder.join("log")).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_gpuletd"))
+        .arg("--config")
+        .arg(config)
+        .env("GPULET_LOG", "info")
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("LISTEN_FDS")
+        .env_remove("JOURNAL_STREAM")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
+/// A daemon. Killed when it is dropped; its executors go with it.
+pub struct Daemon {
+    child: Child,
+    pub socket: PathBuf,
+    pub config: PathBuf,
+    setup: Setup,
+    ended: Option<ExitStatus>,
+}
+
+impl Daemon {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.setup.folder.path()
+    }
+
+    /// Everything that it and its executors logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder().join("log")).unwrap_or_default()
+    }
+
+    pub fn options(&self) -> Options {
+        Options::at(&self.socket)
+    }
+
+    pub fn session(&self) -> Session {
+        Session::open(&self.options()).unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
+    }
+
+    /// A session whose slots hold 64 rows of a model of [`Folder::of`]; by default they hold one.
+    pub fn wide_session(&self) -> Session {
+        let slot_bytes = 2 * 64 * ROW_BYTES;
+        Session::open(&Options { slot_bytes, ..self.options() }).unwrap()
+    }
+
+    pub fn state(&self) -> State {
+        State::ask(&self.socket).unwrap_or_else(|| panic!("no state\n{}", self.log()))
+    }
+
+    /// Waits for a state in which there is what a test looks for.
+    pub fn wait_for<T>(&self, what: &str, mut look: impl FnMut(&State) -> Option<T>) -> T {
+        let mut last = None;
+        let begin = std::time::Instant::now();
+        while begin.elapsed() < super::PATIENCE {
+            last = State::ask(&self.socket);
+            if let Some(found) = last.as_ref().and_then(&mut look) {
+                return found;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        panic!("never: {what}; state now: {last:#?}\n{}", self.log());
+    }
+
+    /// Waits until every model that will be warm is, and every executor runs.
+    pub fn settle(&mut self) {
+        let child = &mut self.child;
+        let (socket, folder) = (&self.socket, self.setup.folder.path());
+        eventually("the daemon settles", || {
+            if let Some(status) = child.try_wait().unwrap() {
+                let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
+                panic!("the daemon ended with {status}\n{log}");
+            }
+            State::ask(socket).filter(State::is_ready)
+        });
+    }
+
+    /// The process of a gpulet's executor, once it runs.
+    pub fn executor_pid(&self, gpulet: &str) -> u32 {
+        self.wait_for("the executor runs", |state| state.executor_pid(gpulet))
+    }
+
+    /// Whether its executors found libtorch; if not, that is said loudly, or is a failure.
+    pub fn has_torch(&self) -> bool {
+        let state = self.state();
+        let error = state.model("digits").and_then(|model| model["error"].as_str());
+        let Some(error) = error.filter(|text| text.contains("backend torch")) else { return true };
+        let required = std::env::var_os(REQUIRE_TORCH).is_some_and(|value| value == "1");
+        assert!(!required, "{REQUIRE_TORCH}=1, but {error}");
+        say_loudly(&format!("SKIP: tests of the daemon that run a model: {error}"));
+        false
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        process::signal(self.pid(), signal);
+    }
+
+    /// Waits for its end.
+    pub fn ended(&mut self) -> ExitStatus {
+        if let Some(status) = self.ended {
+            return status;
+        }
+        let child = &mut self.child;
+        let status = eventually("the daemon ends", || child.try_wait().unwrap());
+        self.ended = Some(status);
+        status
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.ended();
+    }
+
+    /// Starts another one in the place of one that ended, with the same folder.
+    pub fn start_again(&mut self) {
+        self.ended();
+        self.child = spawn(&self.config, self.setup.folder.path());
+        self.ended = None;
+        self.settle();
+    }
+
+    /// Replaces a part of the config, which must be there.
+    pub fn edit_config(&self, from: &str, to: &str) {
+        let text = fs::read_to_string(&self.config).unwrap();
+        assert!(text.contains(from), "no {from:?} in\n{text}");
+        fs::write(&self.config, text.replace(from, to)).unwrap();
+    }
+
+    /// SIGHUP, and waits until the log says what became of it: the models are settled again, or the
+    /// old config stays.
+    pub fn reload(&self) {
+        let count =
+            |log: &str| log.matches(" settled ").count() + log.matches("reload failed").count();
+        let before = count(&self.log());
+        self.signal(Signal::HUP);
+        eventually("the reload is through", || (count(&self.log()) > before).then_some(()));
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of {}\n{}", self.folder().display(), self.log());
+        }
+        if self.ended.is_none() {
+            // A stopped process dies of SIGKILL too.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
