@@ -1,4 +1,4 @@
-//! What runs models: [`open`] one, [`Backend::load`] a model, [`Instance::run`] batches.
+//! What runs models: [`open`] one, [`load`] a model, [`Instance::run`] batches.
 //!
 //! The executor process drives these, and so does `gpuletctl run` in its own process. A backend
 //! knows nothing of regions, rings or the daemon: it sees memory, rows and a [`Model`].

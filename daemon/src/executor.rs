@@ -36,6 +36,10 @@ const HEALTHY_NS: u64 = 10_000_000_000;
 const BACKOFF_MIN_NS: u64 = 100_000_000;
 const BACKOFF_MAX_NS: u64 = 10_000_000_000;
 
+/// OpenMP threads that spin between loops of a forward take CPUs from whoever needs them, and stretch
+/// that forward a hundredfold where CPUs are shared; asleep they cost it a few microseconds a loop.
+const OMP_WAIT_POLICY: &str = "OMP_WAIT_POLICY";
+
 /// A set of executors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExecutorSet(u64);
@@ -181,7 +185,11 @@ impl Executor {
         let (link, link_fd) = Link::create()?;
         let (commands, reports) = link.daemon_ends();
         let (command_bell, report_bell) = (Doorbell::new()?, Doorbell::new()?);
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        if std::env::var_os(OMP_WAIT_POLICY).is_none() {
+            command.env(OMP_WAIT_POLICY, "PASSIVE");
+        }
+        let child = command
             .stdin(Stdio::from(far))
             .stdout(Stdio::null())
             .env_remove("NOTIFY_SOCKET")

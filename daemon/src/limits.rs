@@ -95,23 +95,6 @@ impl Limits {
         let overhead = Geometry::new(TENSOR_ALIGN, 1).map_or(u64::MAX, |one| one.arena_offset);
         (region_bytes.saturating_sub(overhead) & !4095).min(SLOT_BYTES_HARD_MAX)
     }
-
-    /// The geometry that a session with these wishes gets (0: no wish), `default_slot_bytes` being
-    /// what one row of any model needs; `None` if it would be over a limit.
-    pub fn geometry(
-        &self,
-        slot_bytes: u64,
-        slot_count: u32,
-        default_slot_bytes: u64,
-    ) -> Option<Geometry> {
-        let slot_bytes = if slot_bytes == 0 { default_slot_bytes } else { slot_bytes };
-        let slot_count = if slot_count == 0 { self.slot_count_default } else { slot_count };
-        if slot_bytes > self.slot_bytes_max || slot_count > self.slot_count_max {
-            return None;
-        }
-        Geometry::new(slot_bytes, slot_count)
-            .filter(|geometry| geometry.region_bytes <= self.region_bytes_max)
-    }
 }
 
 #[cfg(test)]
@@ -127,16 +110,5 @@ mod tests {
             assert!(Geometry::new(slot_bytes + 1, 1).unwrap().region_bytes > region_bytes);
         }
         assert_eq!(Limits::largest_slot_bytes(0), 0);
-    }
-
-    #[test]
-    fn wishes_are_held_to_the_limits() {
-        let limits = Limits::default();
-        assert_eq!(limits.geometry(0, 0, 1000).unwrap().slot_count, 64);
-        assert_eq!(limits.geometry(0, 0, 1000).unwrap().slot_bytes, 1024);
-        assert_eq!(limits.geometry(512, 3, 1000).unwrap().slot_bytes, 512);
-        assert_eq!(limits.geometry(limits.slot_bytes_max + 1, 1, 1), None);
-        assert_eq!(limits.geometry(1, limits.slot_count_max + 1, 1), None);
-        assert_eq!(limits.geometry(limits.slot_bytes_max, 4096, 1), None, "over region_bytes_max");
     }
 }

@@ -9,11 +9,15 @@ const FUNCTION_LINES_MAX: usize = 70;
 const COLUMNS_MAX: usize = 100;
 
 /// Words that the ancestors gave several meanings each.
-const BANNED: [&str; 8] =
-    ["task", "node", "job", "proxy", "worker", "manager", "util", "common"];
+const BANNED: [&str; 8] = ["task", "node", "job", "proxy", "worker", "manager", "util", "common"];
 /// Marks of unfinished work; put together here so that this file does not carry them.
-const LEFTOVERS: [&str; 5] =
-    [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X"), concat!("todo", "!("), concat!("dbg", "!(")];
+const LEFTOVERS: [&str; 5] = [
+    concat!("TO", "DO"),
+    concat!("FIX", "ME"),
+    concat!("XX", "X"),
+    concat!("todo", "!("),
+    concat!("dbg", "!("),
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -21,8 +25,9 @@ fn root() -> PathBuf {
 
 /// Files that we wrote, by what git knows, or by walking where there is no git.
 fn files(extensions: &[&str]) -> Vec<PathBuf> {
-    let listed = Command::new("git").args(["ls-files", "-co", "--exclude-standard"]).current_dir(root());
-    let output = { listed }.output().unwrap();
+    let mut git = Command::new("git");
+    let output = git.args(["ls-files", "-co", "--exclude-standard"]).current_dir(root()).output();
+    let output = output.unwrap();
     assert!(output.status.success(), "git ls-files failed");
     let names = String::from_utf8(output.stdout).unwrap();
     let ours = |name: &&str| extensions.iter().any(|it| name.ends_with(&format!(".{it}")));
@@ -54,7 +59,8 @@ fn files_are_short_and_lines_fit() {
         }
         for (number, line) in text.lines().enumerate() {
             let columns = line.chars().count();
-            if columns > COLUMNS_MAX + usize::from(path.extension().is_some_and(|it| it == "h")) * 4 {
+            if columns > COLUMNS_MAX + usize::from(path.extension().is_some_and(|it| it == "h")) * 4
+            {
                 problems.push(format!("{}:{}: {columns} columns", name(&path), number + 1));
             }
         }
@@ -140,6 +146,7 @@ fn statuses_are_twins() {
 fn no_test_is_ignored() {
     let mark = concat!("#[ign", "ore");
     let carries = |path: &PathBuf| std::fs::read_to_string(path).unwrap().contains(mark);
-    let ignored: Vec<String> = files(&["rs"]).iter().filter(|it| carries(it)).map(|it| name(it)).collect();
+    let ignored: Vec<String> =
+        files(&["rs"]).iter().filter(|it| carries(it)).map(|it| name(it)).collect();
     complain(&ignored);
 }

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use gpulet_daemon::cli::check::examine;
 use gpulet_daemon::cli::daemon::{Arguments, BAD_CONFIG, FAILED};
 use gpulet_daemon::config::Config;
@@ -10,7 +9,10 @@ use gpulet_daemon::server::{Server, ServerError};
 use tracing::error;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match gpulet_daemon::cli::parse::<Arguments>("gpuletd") {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
     if arguments.check {
         return check(&arguments);
     }
