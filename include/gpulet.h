@@ -52,8 +52,9 @@
  *
  * Back-pressure. Nothing blocks and nothing is lost: a full ring, queue or arena is a status.
  *
- * The end. When the daemon stops, dies, or ends the session for cause, functions return a status of
- *   decade 7x, and the session can only be closed; open a new one to reconnect.
+ * The end. When the daemon stops, dies, or ends the session for cause, functions that need it
+ *   return a status of decade 7x; open a new session to reconnect. Completions that came before can
+ *   still be reaped, and the outputs of completed requests read, until the session is closed.
  *
  * Fork. The child must not use a session of the parent (GPULET_FORKED); it may close it, which frees
  *   the child's copy and leaves the parent's session alone. Descriptors are close-on-exec.

@@ -20,7 +20,7 @@ out=$(cd "$1" && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}
 case $target in /*) ;; *) target=$(pwd)/$target ;; esac
 
-(cd "$root" && CARGO_TARGET_DIR=$target "${CARGO:-cargo}" rustc --quiet --locked \
+(cd "$root" && CARGO_TARGET_DIR=$target "${CARGO:-cargo}" rustc --quiet \
   --package gpulet-client --lib --profile client --crate-type staticlib)
 built=$target/client/libgpulet_client.a
 

@@ -68,11 +68,13 @@ struct gpulet_session_options {
   uint32_t slot_count;     /* requests that can be claimed or in flight at a time; default 64  */
   uint32_t reserved0;
   uint64_t spin_ns;        /* for GPULET_WAIT_HYBRID; default 20,000                           */
-  uint64_t connect_timeout_ns; /* for the whole handshake; default 5 s                         */
+  uint64_t connect_timeout_ns; /* for the whole handshake, and for each gpulet_model_open;
+                                  default 5 s                                                  */
 };
 
 /* Connects. options may be null: all defaults.
- * Fails with a status of decade 2x. Blocks for connect_timeout_ns at most. */
+ * Fails with a status of decade 2x, or with GPULET_TIMEOUT if the daemon is there but does not
+ * answer. Blocks for connect_timeout_ns at most. */
 GPULET_API int32_t gpulet_session_open(const struct gpulet_session_options *options,
                                        gpulet_session **session);
 
@@ -81,7 +83,7 @@ GPULET_API int32_t gpulet_session_open(const struct gpulet_session_options *opti
 GPULET_API void gpulet_session_close(gpulet_session *session);
 
 /* What the daemon granted. */
-struct gpulet_session_info {
+struct gpulet_grant {
   uint64_t session;    /* the number by which the daemon's log names this session */
   uint64_t slot_bytes;
   uint32_t slot_count;
@@ -89,7 +91,7 @@ struct gpulet_session_info {
   uint64_t features;    /* those of both sides: GPULET_FEATURE_... */
 };
 GPULET_API int32_t gpulet_session_info(const gpulet_session *session,
-                                       struct gpulet_session_info *info);
+                                       struct gpulet_grant *grant);
 
 /* Whether the session lives: GPULET_OK, or the status of decade 7x that ended it. Looks at the
  * socket, so it costs a system call. */
@@ -98,8 +100,8 @@ GPULET_API int32_t gpulet_session_check(gpulet_session *session);
 /* ---- Models ----------------------------------------------------------------------------------- */
 
 /* Asks for a model by name and describes its tensors (abi.h: gpulet_model_spec; `model` names it in
- * gpulet_request_claim). Blocks for a round trip on the socket; do it once, not for each request.
- * Fails with a status of decade 3x. */
+ * gpulet_request_claim). Blocks for a round trip on the socket, connect_timeout_ns at most; do it
+ * once, not for each request. Fails with a status of decade 3x, or with GPULET_TIMEOUT. */
 GPULET_API int32_t gpulet_model_open(gpulet_session *session, const char *name,
                                      struct gpulet_model_spec *spec);
 
@@ -160,15 +162,18 @@ GPULET_API int32_t gpulet_submit(gpulet_session *session, gpulet_request request
 /* Publishes held submissions. */
 GPULET_API int32_t gpulet_flush(gpulet_session *session);
 
-/* Asks the daemon to drop a submitted request. Its completion still comes: with GPULET_CANCELLED,
- * or with its answer if it was too late to cancel. Never blocks. */
+/* Asks the daemon to drop a submitted request; held submissions are published first. Its completion
+ * still comes: with GPULET_CANCELLED, or with its answer if it was too late to cancel, as it always
+ * is with a daemon without GPULET_FEATURE_CANCEL. Never blocks. */
 GPULET_API int32_t gpulet_cancel(gpulet_session *session, gpulet_request request);
 
 /* ---- Answers ---------------------------------------------------------------------------------- */
 
 /* Takes up to `max` completions (abi.h: gpulet_completion) without waiting or any system call;
  * writes how many into *count, which may be 0. Each is for the request {slot, generation}.
- * Fails with a status of decade 7x once the session has ended and nothing is left to take. */
+ * Fails with a status of decade 7x once the session has ended and nothing is left to take. Without a
+ * system call the death of a daemon that left no word goes unseen, so a program that only ever reaps
+ * calls gpulet_session_check now and then. */
 GPULET_API int32_t gpulet_reap(gpulet_session *session, struct gpulet_completion *completions,
                                uint32_t max, uint32_t *count);
 
@@ -182,13 +187,16 @@ GPULET_API int32_t gpulet_wait(gpulet_session *session, struct gpulet_completion
  * the session ended. Owned by the session; do not read, write or close it. */
 GPULET_API int32_t gpulet_session_fd(const gpulet_session *session, int *fd);
 
-/* Asks for the next completion to make the descriptor readable. Call it after gpulet_reap gave 0 and
- * before polling; *ready is 1 if completions are there already (then reap, do not poll).
+/* Asks for the next completion to make the descriptor readable; held submissions are published
+ * first. Call it after gpulet_reap gave 0 and before polling; *ready is 1 if completions are there
+ * already (then reap, do not poll). Fails with a status of decade 7x once the session has ended and
+ * nothing is left to take.
  *   loop: reap until 0; arm; if (!ready) epoll_wait; */
 GPULET_API int32_t gpulet_arm(gpulet_session *session, uint32_t *ready);
 
 /* What the model or the executor said about a completed request whose status is of decade 6x, as
- * UTF-8, cut to fit: copied into text, which always gets a final NUL. */
+ * UTF-8, cut to fit: copied into text, which always gets a final NUL. Any other request is in the
+ * wrong state for it. */
 GPULET_API int32_t gpulet_request_error(gpulet_session *session, gpulet_request request, char *text,
                                         size_t text_bytes);
 

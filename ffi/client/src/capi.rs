@@ -153,10 +153,10 @@ pub unsafe extern "C" fn gpulet_session_close(session: *mut Session) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gpulet_session_info(
     session: *const Session,
-    info: *mut SessionInfo,
+    grant: *mut SessionInfo,
 ) -> i32 {
     let body = |session: &mut Session| {
-        let out = guard::some(info, "info")?;
+        let out = guard::some(grant, "grant")?;
         // SAFETY: client.h: not null (checked) and writable.
         unsafe { out.write(session.info()) };
         Ok(())

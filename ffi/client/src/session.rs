@@ -27,7 +27,7 @@ use slots::Slots;
 pub use exchange::Submit;
 pub use slots::{Element, Request, Tensor};
 
-/// What the daemon granted. `#[repr(C)]`: it is `struct gpulet_session_info`.
+/// What the daemon granted. `#[repr(C)]`: it is `struct gpulet_grant`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct SessionInfo {

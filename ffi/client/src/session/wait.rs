@@ -17,6 +17,9 @@ use crate::options::Wait;
 const POLLS: u32 = 64;
 /// How often a spinning client looks for a daemon that died without a word in the region.
 const SOCKET_LOOK_NS: u64 = 4_000_000;
+/// How often a spinning client offers its core to others: with more that spin than there are cores,
+/// the daemon may be waiting for just that. Costs nothing that shows on a core of its own.
+const YIELD_NS: u64 = 50_000;
 
 /// What ended a sleep.
 #[derive(Clone, Copy, Default)]
@@ -86,7 +89,7 @@ impl Session {
     /// Looks at the ring again and again; 0 once `limit_ns` went by.
     fn spin(&mut self, out: &mut [MaybeUninit<Completion>], limit_ns: u64) -> Result<usize, Error> {
         let mut started_ns = None;
-        let mut looked_ns = 0;
+        let (mut looked_ns, mut yielded_ns) = (0, 0);
         loop {
             for _ in 0..POLLS {
                 let count = self.take(out);
@@ -100,7 +103,7 @@ impl Session {
             }
             let now_ns = clock::now_ns();
             let since_ns = *started_ns.get_or_insert_with(|| {
-                looked_ns = now_ns;
+                (looked_ns, yielded_ns) = (now_ns, now_ns);
                 now_ns
             });
             if now_ns - since_ns >= limit_ns {
@@ -109,6 +112,10 @@ impl Session {
             if now_ns - looked_ns >= SOCKET_LOOK_NS {
                 looked_ns = now_ns;
                 self.look_at_socket();
+            }
+            if now_ns - yielded_ns >= YIELD_NS {
+                yielded_ns = now_ns;
+                std::thread::yield_now();
             }
         }
     }
