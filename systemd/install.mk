@@ -20,7 +20,6 @@ PRIVATEDIR = $(PREFIX)/lib/gpulet
 UNITDIR = $(PREFIX)/lib/systemd/system
 SYSUSERSDIR = $(PREFIX)/lib/sysusers.d
 TMPFILESDIR = $(PREFIX)/lib/tmpfiles.d
-INCLUDEDIR = $(PREFIX)/include
 DATADIR = $(PREFIX)/share
 COMPLETIONS_BASH = $(DATADIR)/bash-completion/completions
 COMPLETIONS_ZSH = $(DATADIR)/zsh/site-functions
@@ -35,22 +34,11 @@ INSTALL_SHIM = $(BUILD)/libgpulet_torch.so
 # The shim exists only where libtorch was found: without it the daemon serves built-in models.
 installed_shim = $(wildcard $(INSTALL_SHIM))
 
-VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
-
-# $(call filled,TEMPLATE,PATH): the template with its @words@ replaced, under DESTDIR.
-define filled
-sed -e 's,@prefix@,$(PREFIX),g' -e 's,@bindir@,$(BINDIR),g' -e 's,@libdir@,$(LIBDIR),g' \
-	-e 's,@includedir@,$(INCLUDEDIR),g' -e 's,@sysconfdir@,$(SYSCONFDIR),g' \
-	-e 's,@version@,$(VERSION),g' $(1) >$(DESTDIR)$(2)
-chmod 644 $(DESTDIR)$(2)
-endef
-
 .PHONY: install uninstall
 
 install: $(INSTALL_PROGRAMS) $(INSTALL_CLIENT)
 	$(INSTALL) -d $(addprefix $(DESTDIR),$(BINDIR) $(PRIVATEDIR) $(UNITDIR) $(SYSUSERSDIR) \
-		$(TMPFILESDIR) $(INCLUDEDIR)/gpulet $(LIBDIR)/pkgconfig $(LIBDIR)/cmake/gpulet \
-		$(SYSCONFDIR)/gpulet)
+		$(TMPFILESDIR) $(SYSCONFDIR)/gpulet)
 	$(INSTALL) -m 755 $(BUILD)/gpuletd $(BUILD)/gpuletctl $(DESTDIR)$(BINDIR)/
 	$(INSTALL) -m 755 $(BUILD)/gpulet-executor $(DESTDIR)$(PRIVATEDIR)/
 	$(STRIP) --strip-unneeded $(addprefix $(DESTDIR),$(BINDIR)/gpuletd $(BINDIR)/gpuletctl \
@@ -58,13 +46,10 @@ install: $(INSTALL_PROGRAMS) $(INSTALL_CLIENT)
 ifneq ($(installed_shim),)
 	$(INSTALL) -m 644 $(INSTALL_SHIM) $(DESTDIR)$(PRIVATEDIR)/
 endif
-	$(INSTALL) -m 644 include/gpulet.h include/gpulet.hpp $(DESTDIR)$(INCLUDEDIR)/
-	$(INSTALL) -m 644 include/gpulet/*.h $(DESTDIR)$(INCLUDEDIR)/gpulet/
-	$(INSTALL) -m 644 $(CLIENT_LIB)/libgpulet.so.0 $(CLIENT_LIB)/libgpulet.a $(DESTDIR)$(LIBDIR)/
-	ln -sf libgpulet.so.0 $(DESTDIR)$(LIBDIR)/libgpulet.so
-	$(call filled,ffi/client/gpulet.pc.in,$(LIBDIR)/pkgconfig/gpulet.pc)
-	$(call filled,ffi/client/gpuletConfig.cmake.in,$(LIBDIR)/cmake/gpulet/gpuletConfig.cmake)
-	$(call filled,systemd/gpuletd.service.in,$(UNITDIR)/gpuletd.service)
+	DESTDIR=$(DESTDIR) ffi/client/install-lib.sh $(CLIENT_LIB) $(PREFIX) $(LIBDIR)
+	sed -e 's,@bindir@,$(BINDIR),g' -e 's,@sysconfdir@,$(SYSCONFDIR),g' \
+		systemd/gpuletd.service.in >$(DESTDIR)$(UNITDIR)/gpuletd.service
+	chmod 644 $(DESTDIR)$(UNITDIR)/gpuletd.service
 	$(INSTALL) -m 644 systemd/gpuletd.socket $(DESTDIR)$(UNITDIR)/
 	$(INSTALL) -m 644 systemd/sysusers.d/gpulet.conf $(DESTDIR)$(SYSUSERSDIR)/
 	$(INSTALL) -m 644 systemd/tmpfiles.d/gpulet.conf $(DESTDIR)$(TMPFILESDIR)/
@@ -94,10 +79,10 @@ uninstall:
 	rm -f $(addprefix $(DESTDIR),$(BINDIR)/gpuletd $(BINDIR)/gpuletctl \
 		$(UNITDIR)/gpuletd.service $(UNITDIR)/gpuletd.socket \
 		$(SYSUSERSDIR)/gpulet.conf $(TMPFILESDIR)/gpulet.conf \
-		$(INCLUDEDIR)/gpulet.h $(INCLUDEDIR)/gpulet.hpp \
+		$(PREFIX)/include/gpulet.h $(PREFIX)/include/gpulet.hpp \
 		$(LIBDIR)/libgpulet.so $(LIBDIR)/libgpulet.so.0 $(LIBDIR)/libgpulet.a \
 		$(LIBDIR)/pkgconfig/gpulet.pc $(COMPLETIONS_BASH)/gpuletctl \
 		$(COMPLETIONS_ZSH)/_gpuletctl $(COMPLETIONS_FISH)/gpuletctl.fish \
 		$(DATADIR)/man/man*/gpulet*)
-	rm -rf $(addprefix $(DESTDIR),$(PRIVATEDIR) $(INCLUDEDIR)/gpulet $(LIBDIR)/cmake/gpulet \
+	rm -rf $(addprefix $(DESTDIR),$(PRIVATEDIR) $(PREFIX)/include/gpulet $(LIBDIR)/cmake/gpulet \
 		$(DATADIR)/gpulet)
