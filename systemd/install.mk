@@ -72,6 +72,7 @@ endif
 ifeq ($(DESTDIR),)
 	ldconfig
 	@echo 'Now: systemd-sysusers; systemd-tmpfiles --create; systemctl daemon-reload;' \
+		'put models into /var/lib/gpulet/models ($(DATADIR)/gpulet/models has a few);' \
 		'systemctl enable --now gpuletd.socket gpuletd.service'
 endif
 
