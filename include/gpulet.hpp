@@ -28,6 +28,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -457,6 +458,18 @@ class Session {
     gpulet_model_spec spec;
     check(gpulet_model_open(handle(), name.c_str(), &spec));
     return Model(state_, spec);
+  }
+  // The same, asking again for so long at most while the daemon is still loading it.
+  Model model(const std::string &name, std::chrono::nanoseconds patience) {
+    const auto until = std::chrono::steady_clock::now() + patience;
+    for (;;) {
+      gpulet_model_spec spec;
+      const std::int32_t status = gpulet_model_open(handle(), name.c_str(), &spec);
+      if (status == GPULET_OK) return Model(state_, spec);
+      const bool worth_asking = std::chrono::steady_clock::now() < until;
+      if (status != GPULET_MODEL_LOADING || !worth_asking) throw Error(status);
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
   }
 
   // Publishes held submissions.

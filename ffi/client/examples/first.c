@@ -12,6 +12,7 @@
 #include <gpulet.h>
 
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,18 @@ static void must(int32_t status, const char *what) {
     fprintf(stderr, "first: %s: %s (%s)\n", what, gpulet_status_text(status), gpulet_error_text());
     exit(1);
   }
+}
+
+/* Opens a model, giving a daemon that has just started half a minute to load it. */
+static int32_t open_model(gpulet_session *session, const char *name,
+                          struct gpulet_model_spec *model) {
+  int32_t status = GPULET_MODEL_LOADING;
+  for (int tries = 0; tries < 3000; ++tries) {
+    status = gpulet_model_open(session, name, model);
+    if (status != GPULET_MODEL_LOADING) break;
+    (void)poll(NULL, 0, 10);
+  }
+  return status;
 }
 
 static void fill(const struct gpulet_tensor *input, FILE *file) {
@@ -59,7 +72,7 @@ int main(int argc, char **argv) {
   gpulet_session *session;
   struct gpulet_model_spec model;
   must(gpulet_session_open(NULL, &session), "connecting");
-  must(gpulet_model_open(session, name, &model), name);
+  must(open_model(session, name, &model), name);
 
   gpulet_request request;
   struct gpulet_tensor tensor;

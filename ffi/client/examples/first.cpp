@@ -10,12 +10,14 @@
 #include <gpulet.hpp>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <iostream>
 
 int main(int argc, char **argv) try {
   gpulet::Session session;
-  const gpulet::Model model = session.model(argc > 1 ? argv[1] : "digits");
+  const gpulet::Model model =
+      session.model(argc > 1 ? argv[1] : "digits", std::chrono::seconds(30));
 
   gpulet::Request request = model.claim();
   for (std::uint32_t index = 0; index < model.inputs().size(); ++index) {

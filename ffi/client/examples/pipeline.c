@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,6 +36,18 @@ static void must(int32_t status, const char *what) {
             gpulet_error_text());
     exit(1);
   }
+}
+
+/* Opens a model, giving a daemon that has just started half a minute to load it. */
+static int32_t open_model(gpulet_session *session, const char *name,
+                          struct gpulet_model_spec *model) {
+  int32_t status = GPULET_MODEL_LOADING;
+  for (int tries = 0; tries < 3000; ++tries) {
+    status = gpulet_model_open(session, name, model);
+    if (status != GPULET_MODEL_LOADING) break;
+    (void)poll(NULL, 0, 10);
+  }
+  return status;
 }
 
 /* Fills the pipe: claims until there is no free slot, and publishes all at once. */
@@ -121,7 +134,7 @@ int main(int argc, char **argv) {
   }
 
   must(gpulet_session_open(&options, &run.session), "connecting");
-  must(gpulet_model_open(run.session, argv[1], &run.model), argv[1]);
+  must(open_model(run.session, argv[1], &run.model), argv[1]);
   uint64_t started_ns = gpulet_now_ns();
   serve(&run);
   double seconds = (double)(gpulet_now_ns() - started_ns) / 1e9;

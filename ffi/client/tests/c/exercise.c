@@ -52,7 +52,13 @@ static gpulet_session *open_session(uint32_t wait) {
 
 static struct gpulet_model_spec open_model(gpulet_session *session, const char *name) {
   struct gpulet_model_spec spec;
-  OK(gpulet_model_open(session, name, &spec));
+  int32_t status;
+  for (int tries = 0;; ++tries) {
+    status = gpulet_model_open(session, name, &spec);
+    if (status != GPULET_MODEL_LOADING || tries == 6000) break;
+    (void)poll(NULL, 0, 10);
+  }
+  OK(status);
   CHECK(strcmp(spec.name, name) == 0 && spec.max_batch > 0 && spec.slo_ns > 0);
   return spec;
 }

@@ -141,7 +141,7 @@ int main(int argc, char **argv) try {
   const char *name = argc > 2 ? argv[2] : "echo";
   for (auto wait : {gpulet::Wait::block, gpulet::Wait::spin, gpulet::Wait::hybrid}) {
     gpulet::Session session(gpulet::Options().socket(argv[1]).slots(kSlots).wait(wait));
-    const gpulet::Model model = session.model(name);
+    const gpulet::Model model = session.model(name, std::chrono::seconds(60));
     CHECK(model.name() == name && model.max_batch() > 0);
     one_at_a_time(session, model);
     wrong_use(session, model);
