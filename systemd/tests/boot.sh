@@ -14,17 +14,26 @@ export LC_ALL=C
 tests=$(cd "$(dirname "$0")" && pwd)
 repository=$(cd "$tests/../.." && pwd)
 base=$repository/target/systemd-root
-mkdir -p "$repository/target"
-work=$(mktemp -d "$repository/target/systemd-boot.XXXXXX")
 
 # shellcheck source=container.sh
 . "$tests/container.sh"
 # shellcheck source=checks.sh
 . "$tests/checks.sh"
 
+refusal=$(container_refusal)
+if [ -n "$refusal" ]; then
+    echo "1..0 # SKIP $refusal"
+    [ -z "${GPULET_BOOT_REQUIRED:-}" ]
+    exit
+fi
+
+mkdir -p "$repository/target"
+work=$(mktemp -d "$repository/target/systemd-boot.XXXXXX") || exit 1
+root=$work/root
+
 cleanup() {
     container_remove
-    rm -rf "$work"
+    rm -rf "${work:?}"
 }
 trap cleanup EXIT
 trap 'exit 130' INT
@@ -54,13 +63,6 @@ skip() {
     number=$((number + 1))
     echo "ok $number - $1 # SKIP $2"
 }
-
-refusal=$(container_refusal)
-if [ -n "$refusal" ]; then
-    echo "1..0 # SKIP $refusal"
-    [ -z "${GPULET_BOOT_REQUIRED:-}" ]
-    exit
-fi
 
 # The directory of the gpuletd that was built last.
 newest_build() {

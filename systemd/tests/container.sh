@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# A booted Debian in a directory: sourced by boot.sh, which sets `work` and `base`.
+# A booted Debian in a directory: sourced by boot.sh, which sets `base`, `work` and `root`.
 #
 #   container_refusal         prints why none can be booted here, or nothing
 #   container_base            makes $base, a minimal bookworm with systemd, if it is missing
@@ -10,7 +10,6 @@
 #   container_remove          ends it and leaves nothing behind: no mount, cgroup or process
 
 release=bookworm
-root=$work/root
 machine=gpulet-boot-$$
 inside_path=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 nspawn_pid=
@@ -70,7 +69,7 @@ container_boot() {
         for directory in $(cgroup_directories); do
             echo "$BASHPID" >"$directory/cgroup.procs"
         done
-        exec setpriv --pdeathsig KILL systemd-nspawn --directory="$root" --machine="$machine" --register=no --keep-unit \
+        exec systemd-nspawn --directory="$root" --machine="$machine" --register=no --keep-unit \
             --private-network --link-journal=no --console=pipe --boot "$@"
     ) </dev/null >"$work/console.log" 2>&1 &
     nspawn_pid=$!
@@ -133,5 +132,5 @@ container_remove() {
     done
     [ -d "/run/systemd/nspawn/propagate/$machine" ] &&
         rmdir "/run/systemd/nspawn/propagate/$machine"
-    rm -rf --one-file-system "$root"
+    rm -rf --one-file-system "${root:?}"
 }
