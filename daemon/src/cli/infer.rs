@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::{Args, value_parser};
 use gpulet_abi::layout::COMPLETION_LATE;
@@ -19,6 +20,8 @@ use super::{CtlError, Output, print, print_bytes, print_json};
 
 const NS_PER_MS: u64 = 1_000_000;
 const NS_PER_S: u64 = 1_000_000_000;
+/// Between two questions after a model that is being loaded.
+const LOADING_PAUSE: Duration = Duration::from_millis(50);
 
 /// Send requests to a model through the daemon and show the answer
 ///
@@ -43,7 +46,7 @@ pub(super) struct Infer {
     #[arg(short = 'n', long, default_value_t = 1)]
     #[arg(value_parser = value_parser!(u32).range(1..=10_000_000))]
     count: u32,
-    /// Seconds to wait for one answer before giving up
+    /// Seconds to wait for the model to be loaded, and for one answer, before giving up
     #[arg(long, value_name = "S", default_value_t = 60)]
     #[arg(value_parser = value_parser!(u64).range(1..=3600))]
     timeout: u64,
@@ -105,7 +108,7 @@ impl Infer {
         let options = Options { socket: socket.map(Path::to_owned), ..Options::default() };
         let options = options.slots(1);
         let mut session = Session::open(&options)?;
-        let mut spec = session.model_open(&self.model)?;
+        let mut spec = self.open(&mut session)?;
         let rows = self.rows(&spec, content.as_deref())?;
         let needed = SlotLayout::of_spec(&spec, rows).map_or(u64::MAX, |layout| layout.bytes());
         if needed > session.info().slot_bytes {
@@ -118,6 +121,21 @@ impl Infer {
             self.request(&mut session, &spec, rows, content.as_deref(), &mut answers)?;
         }
         self.report(&spec, rows, answers)
+    }
+
+    /// Opens the model; one that is being loaded, as after the daemon's start, is waited for.
+    fn open(&self, session: &mut Session) -> Result<ModelSpec, CtlError> {
+        let give_up = Instant::now() + Duration::from_secs(self.timeout);
+        loop {
+            match session.model_open(&self.model) {
+                Err(error)
+                    if error.status() == Status::ModelLoading && Instant::now() < give_up =>
+                {
+                    std::thread::sleep(LOADING_PAUSE);
+                }
+                other => return Ok(other?),
+            }
+        }
     }
 
     /// The input file's content, if one is given.
