@@ -71,6 +71,9 @@ pub struct Session {
 struct End {
     status: Status,
     text: Box<str>,
+    /// Whether the socket is done with. Before, only the word in the region is known, and the goodbye
+    /// that says more may still be under way.
+    heard: bool,
 }
 
 impl Session {
@@ -196,37 +199,43 @@ impl Session {
     /// Why the session is over. To be called only when it is.
     #[cold]
     fn over(&mut self) -> Error {
-        if self.end.is_none() {
-            // The goodbye on the socket says more than the word in the region.
-            self.look_at_socket();
-        }
+        self.look_at_socket();
         let status = match self.region.ended() {
             Status::Ok => Status::DaemonGone,
             status => status,
         };
-        self.finish(status, status.text().into());
-        match &self.end {
-            Some(End { status, text }) => Error::Ended { status: *status, text: text.clone() },
-            None => Error::Defect("a session ended without an end".into()),
-        }
+        let end = End { status, text: status.text().into(), heard: false };
+        let End { status, text, .. } = self.end.get_or_insert(end);
+        Error::Ended { status: *status, text: text.clone() }
     }
 
     /// Takes what the daemon says on the socket, without waiting.
     fn look_at_socket(&mut self) {
-        if self.end.is_none()
+        if !self.heard()
             && let Word::End(status, text) = self.control.news()
         {
             self.finish(status, text);
         }
     }
 
+    fn heard(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| end.heard)
+    }
+
     fn finish(&mut self, status: Status, text: Box<str>) {
-        if self.end.is_none() {
-            self.end = Some(End { status, text });
-            // Whoever polls the descriptor finds it readable from now on. An error here could only
-            // mean that the program closed our descriptor, and then it polls nothing.
-            let _ = self.completion_bell.signal();
+        match &mut self.end {
+            None => self.end = Some(End { status, text, heard: true }),
+            Some(end) if !end.heard => {
+                end.heard = true;
+                if end.status == status {
+                    end.text = text;
+                }
+            }
+            Some(_) => return,
         }
+        // Whoever polls the descriptor finds it readable from now on. An error here could only mean
+        // that the program closed our descriptor, and then it polls nothing.
+        let _ = self.completion_bell.signal();
     }
 
     #[cold]

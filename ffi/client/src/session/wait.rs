@@ -20,6 +20,8 @@ const SOCKET_LOOK_NS: u64 = 4_000_000;
 /// How often a spinning client offers its core to others: with more that spin than there are cores,
 /// the daemon may be waiting for just that. Costs nothing that shows on a core of its own.
 const YIELD_NS: u64 = 50_000;
+/// How long a goodbye may be behind the word in the region.
+const GOODBYE_NS: u64 = 50_000_000;
 
 /// What ended a sleep.
 #[derive(Clone, Copy, Default)]
@@ -165,7 +167,14 @@ impl Session {
     #[cold]
     fn last_answers(&mut self, out: &mut [MaybeUninit<Completion>]) -> Result<usize, Error> {
         match self.take(out) {
-            0 => Err(self.over()),
+            0 if self.heard() => Err(self.over()),
+            0 => {
+                // Only the region was seen. Its word comes with a goodbye, which says more; whoever
+                // waits can wait for that too.
+                let mut fds = [PollFd::new(&self.control, PollFlags::IN)];
+                let _ = poll(&mut fds, clock::left(clock::after(GOODBYE_NS)).as_ref());
+                Err(self.over())
+            }
             count => Ok(count),
         }
     }
