@@ -1,0 +1,55 @@
+//! A hostile client beside an honest one: the input says what the hostile one writes into its region
+//! and when the dispatcher has its turns. The clock is the input's too.
+//!
+//! After every turn the dispatcher's books must add up ([`check`]), only the hostile session may have
+//! broken a rule, and the honest one must have its answer. At the end nothing may be left over.
+
+mod check;
+mod honest;
+mod hostile;
+mod world;
+
+use arbitrary::{Result, Unstructured};
+use gpulet_abi::status::Status;
+
+use world::World;
+
+/// Steps of one input, so that no input takes long.
+const STEPS_MAX: usize = 256;
+
+/// Runs the steps that the input says.
+pub fn run(input: &[u8]) {
+    let mut input = Unstructured::new(input);
+    // An input that ends early means no more steps.
+    let Ok(mut world) = World::new(&mut input) else { return };
+    for _ in 0..STEPS_MAX {
+        if input.is_empty() || step(&mut world, &mut input).is_err() {
+            break;
+        }
+    }
+    world.wind_up();
+}
+
+fn step(world: &mut World, input: &mut Unstructured<'_>) -> Result<()> {
+    match input.int_in_range(0..=15u8)? {
+        0 | 1 => world.hostile.submit(input, world.now_ns)?,
+        2 => world.hostile.cancel(input)?,
+        3 => world.hostile.poke(input)?,
+        4 => world.hostile.move_tail(input)?,
+        5 => world.hostile.move_head(input)?,
+        6 => world.hostile.reap(),
+        7 | 8 => {
+            // From a nanosecond to about a second.
+            let delay_ns = 1u64 << input.int_in_range(0..=30u8)?;
+            world.turn(world.now_ns.saturating_add(delay_ns));
+        }
+        9 => world.doze(),
+        10 => world.lose_executor(input.int_in_range(0..=1u8)?.into()),
+        11 => world.honest.submit(&world.ids, world.now_ns, input.int_in_range(1..=9u8)?.into()),
+        12 => world.retire(input.int_in_range(0..=7u8)?),
+        13 => world.dispatcher.draining = !world.dispatcher.draining,
+        14 => world.reconnect(Status::Ok),
+        _ => world.dispatcher.kill_hung(world.now_ns, 1 << input.int_in_range(0..=40u8)?),
+    }
+    Ok(())
+}
