@@ -35,7 +35,9 @@
  *
  * A slot holds one request's tensors: the inputs in the model's order, then the outputs, each at the
  * next multiple of GPULET_TENSOR_ALIGN, each rows x row_bytes long, rows contiguous. Offsets are
- * computed by both sides from the model and the rows, and are never sent.
+ * computed by both sides from the model and the rows, and are never sent. For GPULET_MODEL_ERROR and
+ * GPULET_EXECUTOR_MEMORY the executor puts an explanation where the first output would be: UTF-8 with
+ * a final NUL, at most up to the end of the slot, possibly empty.
  */
 #ifndef GPULET_ABI_H
 #define GPULET_ABI_H

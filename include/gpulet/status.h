@@ -53,7 +53,7 @@
 #define GPULET_EXECUTOR_LOST ((int32_t)62)    /* the executor died on it twice                    */
 
 /* 7x: the end of a session; the handle can only be closed. */
-#define GPULET_PROTOCOL_VIOLATION ((int32_t)70) /* this client wrote what the ABI forbids         */
+#define GPULET_PROTOCOL_VIOLATION ((int32_t)70) /* one side wrote what the ABI forbids; see its text */
 #define GPULET_DAEMON_GONE ((int32_t)71)        /* the daemon died or hung up                     */
 #define GPULET_DRAINING ((int32_t)72)           /* the daemon is stopping and takes nothing new   */
 

@@ -68,7 +68,7 @@ statuses! {
     ModelError = 60, "GPULET_MODEL_ERROR", "the model raised an error";
     ExecutorMemory = 61, "GPULET_EXECUTOR_MEMORY", "the executor ran out of memory";
     ExecutorLost = 62, "GPULET_EXECUTOR_LOST", "executors died on the request twice";
-    ProtocolViolation = 70, "GPULET_PROTOCOL_VIOLATION", "the client wrote what the ABI forbids";
+    ProtocolViolation = 70, "GPULET_PROTOCOL_VIOLATION", "one side wrote what the ABI forbids";
     DaemonGone = 71, "GPULET_DAEMON_GONE", "the daemon died or hung up";
     Draining = 72, "GPULET_DRAINING", "the daemon is stopping and takes nothing new";
     Internal = 90, "GPULET_INTERNAL", "a defect of gpulet";
