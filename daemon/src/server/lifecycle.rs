@@ -13,7 +13,7 @@ use crate::config::{Config, ConfigError, Gpulet, Mechanism, Spin};
 use crate::dispatch::REQUEUE_MAX;
 use crate::executor::{Executor, Source, State};
 use crate::model::{Model, ModelError, Scan, scan, scan_each};
-use crate::models::{Instance, InstanceState, Readiness};
+use crate::models::{Instance, InstanceState, Models, Readiness};
 use crate::share::{allowed_cpus, cpu_shares};
 use crate::wire::{Backend, FromExecutor, Start, ToExecutor};
 
@@ -168,6 +168,10 @@ impl Server {
                     && !matches!(executor.state, State::Dying | State::Gone)
                 {
                     executor.dismiss();
+                    // Without a process there is no end of one to wait for.
+                    if executor.state == State::Gone {
+                        forget_instances(&mut self.dispatcher.models, index);
+                    }
                 }
                 continue;
             }
@@ -274,9 +278,7 @@ impl Server {
         }
         self.dispatcher.recover(index, now_ns);
         if gone {
-            for hosted in self.dispatcher.models.iter_mut() {
-                hosted.instances.retain(|instance| instance.executor != index);
-            }
+            forget_instances(&mut self.dispatcher.models, index);
         }
         self.housekeeping_ns = 0;
         self.start_executors(now_ns);
@@ -353,6 +355,13 @@ impl Server {
                 std::thread::sleep(Duration::from_millis(1));
             }
         }
+    }
+}
+
+/// The models have nothing in an executor that will not come back.
+fn forget_instances(models: &mut Models, executor: u32) {
+    for hosted in models.iter_mut() {
+        hosted.instances.retain(|instance| instance.executor != executor);
     }
 }
 
