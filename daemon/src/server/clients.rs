@@ -22,7 +22,8 @@ use crate::state::State;
 const BACKLOG: i32 = 128;
 /// Time in which a new connection must say hello or be done asking.
 const HELLO_NS: u64 = 5_000_000_000;
-/// Connections without a session that are kept beside those with one.
+/// Connections without a session that are kept beside those with one: so many of users who may have
+/// one, and so many of others.
 const STRANGERS_MAX: usize = 64;
 /// Frames heard from one client before the others get their turn.
 const FRAMES_PER_EVENT_MAX: usize = 16;
@@ -42,7 +43,8 @@ pub(super) fn listener(
             return Err(error(io::Error::new(io::ErrorKind::AddrInUse, text)));
         }
         // A socket that nobody listens at was left by a daemon that was killed.
-        Err(refused) if refused.kind() == io::ErrorKind::ConnectionRefused => {
+        // What is no socket is refused like that too, and is somebody's file.
+        Err(refused) if refused.kind() == io::ErrorKind::ConnectionRefused && is_socket(path) => {
             std::fs::remove_file(path).map_err(error)?;
         }
         Err(_) => {}
@@ -52,6 +54,11 @@ pub(super) fn listener(
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
     std::fs::set_permissions(path, mode).map_err(error)?;
     Ok((socket, true))
+}
+
+fn is_socket(path: &Path) -> bool {
+    let found = std::fs::symlink_metadata(path);
+    found.is_ok_and(|found| std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()))
 }
 
 impl Server {
@@ -75,11 +82,15 @@ impl Server {
     }
 
     fn admit(&mut self, socket: OwnedFd, now_ns: u64) -> io::Result<()> {
-        let strangers = self.connections.iter().flatten().filter(|it| it.session.is_none());
-        if strangers.count() >= STRANGERS_MAX {
+        let peer = Peer::of_socket(&socket)?;
+        // Anybody may connect, so those who may stay are counted apart from those who may not.
+        let access = &self.config.access;
+        let allowed = peer.may_connect(access);
+        let alike =
+            |it: &&Connection| it.session.is_none() && it.peer.may_connect(access) == allowed;
+        if self.connections.iter().flatten().filter(alike).count() >= STRANGERS_MAX {
             return Err(io::Error::other("too many connections without a session"));
         }
-        let peer = Peer::of_socket(&socket)?;
         let free = self.connections.iter().position(Option::is_none);
         let index = free.unwrap_or_else(|| {
             self.connections.push(None);
