@@ -9,6 +9,18 @@ pub fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
+/// Open descriptors, once their number keeps still: a connection that was closed a moment ago is
+/// still open on the daemon's side.
+pub fn descriptors_at_rest(pid: u32) -> usize {
+    let mut last = (descriptors(pid), 0);
+    super::eventually("the number of descriptors keeps still", || {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        let now = descriptors(pid);
+        last = if now == last.0 { (now, last.1 + 1) } else { (now, 0) };
+        (last.1 == 10).then_some(now)
+    })
+}
+
 /// Mappings of clients' regions.
 pub fn regions(pid: u32) -> usize {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();

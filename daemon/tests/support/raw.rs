@@ -12,7 +12,7 @@ use gpulet_abi::layout::{
     Completion, Goodbye, Hello, ModelQuery, ModelSpec, SUBMIT_CANCEL, SUBMIT_INFER, Submission,
     Welcome, get_text, put_text,
 };
-use gpulet_abi::region::{MappedRing, Region};
+use gpulet_abi::region::{MappedRing, Mapping, Region};
 use gpulet_abi::ring::{Consumer, Producer};
 use gpulet_abi::status::Status;
 use gpulet_abi::version;
@@ -100,6 +100,8 @@ pub struct RawSession {
     pub connection: Connection,
     pub session: u64,
     pub region: Region,
+    /// All of the region, to be written over.
+    pub memory: Mapping,
     pub submissions: Producer<MappedRing, Submission>,
     pub completions: Consumer<MappedRing, Completion>,
     pub submission_bell: Doorbell,
@@ -117,13 +119,16 @@ impl RawSession {
         let (welcome, descriptors) = connection.greet(&hello(slot_bytes, slot_count))?;
         let [region, submission_bell, completion_bell] =
             <[OwnedFd; 3]>::try_from(descriptors).ok()?;
-        let region = Region::attach(region, welcome.region_bytes).unwrap();
+        let bytes = welcome.region_bytes;
+        let memory = Mapping::attach(region.try_clone().unwrap(), bytes, bytes).unwrap();
+        let region = Region::attach(region, bytes).unwrap();
         Some(RawSession {
             connection,
             session: welcome.session,
             submissions: region.submission_producer(),
             completions: region.completion_consumer(),
             region,
+            memory,
             submission_bell: submission_bell.into(),
             completion_bell: completion_bell.into(),
         })
