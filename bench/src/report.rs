@@ -60,7 +60,8 @@ pub struct Report {
 }
 
 impl Report {
-    /// Prints the table, and writes the JSON to `json` ("-": to standard output, without the table).
+    /// Prints the table, and writes the JSON to `json` ("-": to standard output, in its
+    /// place).
     ///
     /// # Errors
     /// When the file cannot be written.

@@ -1,5 +1,7 @@
 //! Every subcommand, small: whether it measures what it says, never how fast anything is.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers may unwrap as the test does")]
+
 mod support;
 
 use std::path::Path;

@@ -36,7 +36,8 @@ pub struct Alone {
 }
 
 impl Alone {
-    /// Loads the model in `folder` on a thread bound to `cpus`, with as many threads, and warms it up.
+    /// Loads the model in `folder` on a thread bound to `cpus`, with as many threads, and warms
+    /// it up.
     ///
     /// # Errors
     /// The first order returns what went wrong.

@@ -26,9 +26,8 @@ const STOP: u8 = 0xff;
 #[derive(Debug)]
 pub struct Service {
     client: Near,
-    // Both are only kept alive: iceoryx2 takes a service down with its last handle.
+    /// Only kept alive: iceoryx2 takes a service down with its last handle.
     _factory: Factory,
-    _node: Node<ipc::Service>,
 }
 
 fn failed<E: std::fmt::Debug>(error: E) -> Error {
@@ -36,18 +35,18 @@ fn failed<E: std::fmt::Debug>(error: E) -> Error {
 }
 
 /// Opens the service that is called after the near side's process.
-fn open(near: u32) -> Result<(Node<ipc::Service>, Factory), Error> {
+fn open(near: u32) -> Result<Factory, Error> {
     let name = format!("gpulet-bench/{near}");
     set_log_level(LogLevel::Error);
-    let node = NodeBuilder::new().create::<ipc::Service>().map_err(failed)?;
-    let factory = node
+    NodeBuilder::new()
+        .create::<ipc::Service>()
+        .map_err(failed)?
         .service_builder(&name.as_str().try_into().map_err(failed)?)
         .request_response::<Message, Message>()
         .max_clients(1)
         .max_servers(1)
         .open_or_create()
-        .map_err(failed)?;
-    Ok((node, factory))
+        .map_err(failed)
 }
 
 impl Service {
@@ -71,9 +70,9 @@ impl Service {
 
 impl Means for Service {
     fn open() -> Result<(Service, Vec<OwnedFd>), Error> {
-        let (node, factory) = open(std::process::id())?;
+        let factory = open(std::process::id())?;
         let client = factory.client_builder().create().map_err(failed)?;
-        Ok((Service { client, _factory: factory, _node: node }, Vec::new()))
+        Ok((Service { client, _factory: factory }, Vec::new()))
     }
 
     fn settle(&mut self) -> Result<(), Error> {
@@ -99,7 +98,7 @@ impl Means for Service {
     }
 
     fn answer(_: Invitation, ready: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
-        let (_node, factory) = open(std::os::unix::process::parent_id())?;
+        let factory = open(std::os::unix::process::parent_id())?;
         let server: Far = factory.server_builder().create().map_err(failed)?;
         ready()?;
         loop {

@@ -65,8 +65,8 @@ impl Means for Lines {
     }
 }
 
-/// The pause in both loops is part of the floor: without it the watcher asks for the line so often that
-/// the writer gets it late, and a round trip takes four times as long.
+/// The pause in both loops is part of the floor: without it the watcher asks for the line so often
+/// that the writer gets it late, and a round trip takes four times as long.
 #[inline]
 fn await_change(word: &AtomicU32, seen: u32) -> u32 {
     loop {

@@ -27,8 +27,8 @@ pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The daemon beside the program under test. Without one the test is skipped, which is said past the
-/// test harness's capture.
+/// The daemon beside the program under test. Without one the test is skipped, which is said past
+/// the test harness's capture.
 pub fn daemon(test: &str) -> Option<PathBuf> {
     let daemon = Path::new(env!("CARGO_BIN_EXE_gpulet-bench")).with_file_name("gpuletd");
     let executor = daemon.with_file_name("gpulet-executor");
