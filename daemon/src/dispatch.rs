@@ -138,10 +138,10 @@ impl Dispatcher {
         session.end(status);
         let queued = session.queued();
         for (slot, model, ticket) in queued {
-            if let Some(hosted) = self.models.get_mut(model) {
-                if hosted.queue.remove(ticket).is_some() {
-                    self.queued_count -= 1;
-                }
+            if let Some(hosted) = self.models.get_mut(model)
+                && hosted.queue.remove(ticket).is_some()
+            {
+                self.queued_count -= 1;
             }
             session.finish(slot, Status::Cancelled, Timing::default(), 0);
         }

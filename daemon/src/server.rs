@@ -200,7 +200,7 @@ impl Server {
                 }
                 Token(number) => {
                     // A bell only wakes: the next turn looks at every ring anyway.
-                    if (number - CONNECTIONS) % 2 == 0 {
+                    if (number - CONNECTIONS).is_multiple_of(2) {
                         self.hear_client((number - CONNECTIONS) / 2, now_ns);
                     }
                 }

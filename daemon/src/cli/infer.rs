@@ -165,7 +165,10 @@ impl Infer {
                 self.model,
                 u64::from(rows) * row_bytes
             ))),
-            None if whole > 0 && bytes % row_bytes == 0 && whole <= spec.max_batch.into() => {
+            None if whole > 0
+                && bytes.is_multiple_of(row_bytes)
+                && whole <= spec.max_batch.into() =>
+            {
                 Ok(whole as u32)
             }
             None => Err(CtlError::Usage(format!(

@@ -190,10 +190,8 @@ impl Dispatcher {
             session.finish(slot, status, timing, now_ns);
         }
         let rows = batch.rows;
-        if ran {
-            if let Some(profile) = hosted.instance_mut(index).and_then(|it| it.profile_mut()) {
-                profile.observe(rows, exec_ns);
-            }
+        if ran && let Some(profile) = hosted.instance_mut(index).and_then(|it| it.profile_mut()) {
+            profile.observe(rows, exec_ns);
         }
     }
 

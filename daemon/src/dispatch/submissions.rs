@@ -72,10 +72,10 @@ impl Dispatcher {
             return;
         };
         let model = request.model;
-        if let Some(hosted) = self.models.get_mut(model) {
-            if hosted.queue.remove(ticket).is_some() {
-                self.queued_count -= 1;
-            }
+        if let Some(hosted) = self.models.get_mut(model)
+            && hosted.queue.remove(ticket).is_some()
+        {
+            self.queued_count -= 1;
         }
         self.finish(RequestId { session: index, slot: entry.slot }, Status::Cancelled, now_ns);
     }

@@ -119,7 +119,7 @@ impl Mapping {
     /// # Panics
     /// If it is not aligned or not inside the mapping.
     pub fn atomic_u32(&self, offset: usize) -> &AtomicU32 {
-        assert!(offset % 4 == 0, "unaligned word");
+        assert!(offset.is_multiple_of(4), "unaligned word");
         // SAFETY: inside the mapping by `payload`, aligned by the assert (mappings start on a page),
         // alive as long as `self`, and every process accesses these words atomically.
         unsafe { AtomicU32::from_ptr(self.payload(offset, 4).as_ptr().cast()) }
@@ -130,7 +130,7 @@ impl Mapping {
     /// # Panics
     /// If it is not aligned or not inside the mapping.
     pub fn atomic_u64(&self, offset: usize) -> &AtomicU64 {
-        assert!(offset % 8 == 0, "unaligned word");
+        assert!(offset.is_multiple_of(8), "unaligned word");
         // SAFETY: as in `atomic_u32`.
         unsafe { AtomicU64::from_ptr(self.payload(offset, 8).as_ptr().cast()) }
     }
@@ -162,7 +162,7 @@ impl MappedRing {
         entries_offset: usize,
         capacity: u32,
     ) -> Self {
-        assert!(control_offset % 128 == 0 && entries_offset % 64 == 0);
+        assert!(control_offset.is_multiple_of(128) && entries_offset.is_multiple_of(64));
         let word_count = capacity as usize * E::WORDS;
         MappedRing {
             words: mapping.payload(entries_offset, word_count * 8).cast(),

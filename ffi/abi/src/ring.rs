@@ -22,7 +22,7 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
 pub trait Entry: Pod {
     /// Eight-byte words of one entry; does not compile for a type that is not made of such.
     const WORDS: usize = {
-        assert!(align_of::<Self>() == 8 && size_of::<Self>() % 8 == 0);
+        assert!(align_of::<Self>() == 8 && size_of::<Self>().is_multiple_of(8));
         size_of::<Self>() / 8
     };
 }

@@ -158,7 +158,7 @@ fn raw_tensor(
         let dims = dims.to_vec();
         return Err(TensorError::Length { dtype, dims, wanted_bytes, given_bytes: len });
     }
-    if data.addr() % dtype.size_bytes() != 0 {
+    if !data.addr().is_multiple_of(dtype.size_bytes()) {
         return Err(TensorError::Misaligned { dtype, address: data.addr() });
     }
     let mut raw = sys::Tensor {
