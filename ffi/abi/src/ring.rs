@@ -86,11 +86,13 @@ impl<M: RingMemory, E: Entry> Producer<M, E> {
     #[inline]
     pub fn free(&mut self) -> Result<u32, CursorOutOfRange> {
         // Acquire: pairs with H, so that the consumer's reads of old entries are over.
-        self.head_seen = self.memory.head().load(Ordering::Acquire);
-        let unread = self.tail.wrapping_sub(self.head_seen);
+        let head = self.memory.head().load(Ordering::Acquire);
+        let unread = self.tail.wrapping_sub(head);
         if unread > self.capacity {
             return Err(CursorOutOfRange);
         }
+        // Only a good one is kept: what is computed from it later must not wrap.
+        self.head_seen = head;
         Ok(self.capacity - unread)
     }
 
@@ -183,13 +185,14 @@ impl<M: RingMemory, E: Entry> Consumer<M, E> {
     #[inline]
     pub fn refresh(&mut self) -> Result<u32, CursorOutOfRange> {
         // Acquire: pairs with T, so that the words of the entries are there.
-        self.tail_seen = self.memory.tail().load(Ordering::Acquire);
-        let unread = self.tail_seen.wrapping_sub(self.head);
+        let tail = self.memory.tail().load(Ordering::Acquire);
         // The producer may count on what was released, not on what was only popped.
-        if self.tail_seen.wrapping_sub(self.released) > self.capacity {
+        if tail.wrapping_sub(self.released) > self.capacity {
             return Err(CursorOutOfRange);
         }
-        Ok(unread)
+        // Only a good one is kept: `pop` reads entries up to it without another look.
+        self.tail_seen = tail;
+        Ok(tail.wrapping_sub(self.head))
     }
 
     /// Copies the next entry out.

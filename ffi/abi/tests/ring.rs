@@ -89,6 +89,23 @@ fn an_impossible_cursor_is_an_error_on_either_side() {
 }
 
 #[test]
+fn an_impossible_cursor_stays_an_error_and_brings_no_entries() {
+    let (daemon, client) = region(4);
+    let mut consumer = daemon.submission_consumer();
+    let writer = client.submission_producer();
+    writer.memory().tail().store(1 << 30, Ordering::Release);
+    assert_eq!(consumer.prepare_sleep(), Err(CursorOutOfRange));
+    assert!(consumer.pop().is_err(), "an entry out of nowhere");
+    assert_eq!(consumer.refresh(), Err(CursorOutOfRange));
+
+    let mut producer = daemon.completion_producer();
+    client.completion_consumer().memory().head().store(1 << 30, Ordering::Release);
+    assert_eq!(producer.free(), Err(CursorOutOfRange));
+    assert_eq!(producer.has_room(5), Err(CursorOutOfRange));
+    assert_eq!(producer.has_room(4), Ok(true), "what was known before still holds");
+}
+
+#[test]
 fn a_region_is_refused_unless_it_is_sealed_whole_and_of_our_version() {
     let geometry = Geometry::new(64, 4).unwrap();
     let (daemon, fd) = Region::create(geometry).unwrap();
