@@ -17,13 +17,17 @@ use world::World;
 /// Steps of one input, so that no input takes long.
 const STEPS_MAX: usize = 256;
 
+/// Sessions that the hostile client may lose, for they are most of what an input costs.
+const RECONNECTS_MAX: u32 = 3;
+
 /// Runs the steps that the input says.
 pub fn run(input: &[u8]) {
     let mut input = Unstructured::new(input);
     // An input that ends early means no more steps.
     let Ok(mut world) = World::new(&mut input) else { return };
     for _ in 0..STEPS_MAX {
-        if input.is_empty() || step(&mut world, &mut input).is_err() {
+        let over = input.is_empty() || world.reconnect_count > RECONNECTS_MAX;
+        if over || step(&mut world, &mut input).is_err() {
             break;
         }
     }

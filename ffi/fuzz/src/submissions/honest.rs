@@ -11,8 +11,6 @@ use gpulet_daemon::dispatch::Dispatcher;
 
 use super::world::Ids;
 
-const SLOT_COUNT: u32 = 4;
-
 pub(super) struct Honest {
     pub index: u32,
     slots: SlotPool,
@@ -28,15 +26,18 @@ pub(super) struct Honest {
 }
 
 impl Honest {
+    /// Also the most submissions that can lie unread.
+    pub const SLOT_COUNT: u32 = 4;
+
     pub fn new(dispatcher: &mut Dispatcher) -> Honest {
-        let geometry = Geometry::new(4096, SLOT_COUNT).expect("small, and not zero");
+        let geometry = Geometry::new(4096, Self::SLOT_COUNT).expect("small, and not zero");
         let (index, descriptors) =
             dispatcher.sessions.create((1000, 1), geometry).expect("memory and descriptors");
         let region = Region::attach(descriptors.region, geometry.region_bytes)
             .expect("the daemon's own header");
         Honest {
             index,
-            slots: SlotPool::new(SLOT_COUNT),
+            slots: SlotPool::new(Self::SLOT_COUNT),
             submissions: region.submission_producer(),
             completions: region.completion_consumer(),
             asked: HashMap::new(),

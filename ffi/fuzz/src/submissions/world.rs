@@ -43,6 +43,8 @@ pub(super) struct World {
     pub honest: Honest,
     pub ids: Ids,
     pub now_ns: u64,
+    /// Sessions that the hostile client lost.
+    pub reconnect_count: u32,
 }
 
 impl World {
@@ -58,7 +60,8 @@ impl World {
         let geometry = Geometry::new(slot_bytes, slot_count).expect("small, and not zero");
         let honest = Honest::new(&mut dispatcher);
         let hostile = Hostile::new(&mut dispatcher, geometry);
-        let mut world = World { dispatcher, hostile, honest, ids, now_ns: START_NS };
+        let mut world =
+            World { dispatcher, hostile, honest, ids, now_ns: START_NS, reconnect_count: 0 };
         world.revive(0);
         world.revive(1);
         Ok(world)
@@ -101,6 +104,7 @@ impl World {
         assert_eq!(self.hostile.ended(), status);
         check::books(&self.dispatcher, &self.honest);
         self.dispatcher.forget_sessions();
+        self.reconnect_count += 1;
         self.hostile = Hostile::new(&mut self.dispatcher, geometry);
         check::books(&self.dispatcher, &self.honest);
     }
@@ -172,6 +176,9 @@ impl World {
             self.dispatcher.recover(index, self.now_ns);
         }
         check::books(&self.dispatcher, &self.honest);
+        for _ in 0..Honest::SLOT_COUNT {
+            self.dispatcher.turn(self.now_ns);
+        }
         self.dispatcher.turn(self.now_ns.saturating_add(FOR_EVER_NS));
         assert!(self.dispatcher.violations.is_empty(), "somebody who is not there broke a rule");
         check::books(&self.dispatcher, &self.honest);
