@@ -41,6 +41,9 @@ step "models in the repository"
 step "C and C++ clients, under sanitizers and valgrind"
 BUILD=target/debug ffi/client/tests/run.sh
 
+step "fuzzing, five seconds a target"
+ffi/fuzz/run.sh 5
+
 step "a real systemd"
 systemd/tests/boot.sh
 
