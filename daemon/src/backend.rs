@@ -158,7 +158,8 @@ pub trait Backend: Send + Sync {
     /// For people: what it is, and which version.
     fn describe(&self) -> String;
 
-    /// Loads a model from a file. Takes up to minutes; any thread may do it while others run models.
+    /// Loads a model from a file. Takes up to minutes; any thread may do it while others run
+    /// models.
     ///
     /// # Errors
     /// [`LoadError`].
@@ -167,8 +168,8 @@ pub trait Backend: Send + Sync {
 
 /// A loaded model.
 pub trait Instance: Send {
-    /// Runs `rows` rows: one view for each input and output of the model, in its order, each exactly
-    /// as long as so many rows.
+    /// Runs `rows` rows: one view for each input and output of the model, in its order, each
+    /// exactly as long as so many rows.
     ///
     /// Of our own code nothing is allocated in here.
     ///
@@ -192,8 +193,8 @@ pub trait Instance: Send {
         None
     }
 
-    /// Whether the model itself works in the memory of its outputs, and may read there again what it
-    /// wrote.
+    /// Whether the model itself works in the memory of its outputs, and may read there again what
+    /// it wrote.
     fn writes_in_place(&self) -> bool {
         false
     }

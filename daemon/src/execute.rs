@@ -25,6 +25,7 @@ use gpulet_abi::ring::{Consumer, CursorOutOfRange, Producer, PushError};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
+use crate::backend::warmup;
 use crate::clock::now_ns;
 use crate::wire::{BatchCommand, BatchReport, FromExecutor, RegionGeometry, ToExecutor};
 
@@ -42,7 +43,8 @@ const LOOKS: u32 = 32;
 pub enum ExecuteError {
     /// Nobody gave it a control socket.
     #[error(
-        "standard input must be a control socket: gpulet-executor is started by gpuletd, not by hand"
+        "standard input must be a control socket: gpulet-executor is started by \
+         gpuletd, not by hand"
     )]
     NoDaemon,
     /// It was told to start with what is not there; the daemon has been told.
@@ -266,8 +268,12 @@ impl Executor {
     fn adopt(&mut self, done: loader::Done) -> FromExecutor {
         let loader::Done { instance, outcome, load_ns } = done;
         match outcome {
-            Ok(loaded) => {
-                let (points, form) = (loaded.points.clone(), loaded.instance.form());
+            Ok(mut loaded) => {
+                // With other models loaded this thread has run one, and somebody may be waiting.
+                if self.holdings.is_empty() {
+                    warmup::settle(&mut loaded);
+                }
+                let (points, form) = (loaded.points.clone(), control::cut(loaded.instance.form()));
                 tracing::info!(
                     model = loaded.model.name,
                     form,

@@ -216,8 +216,8 @@ impl Ring<'_> {
             target.len() as u32,
         );
         let entry = read.offset(chunk.offset as u64).build().user_data(index as u64);
-        // SAFETY: file and memory outlive the read, as `fill` waits for every one before it returns;
-        // chunks do not overlap, and nobody looks at their memory before that.
+        // SAFETY: file and memory outlive the read, as `fill` waits for every one before it
+        // returns; chunks do not overlap, and nobody looks at their memory before that.
         let pushed = unsafe { self.ring.submission().push(&entry) };
         pushed.expect("one entry a chunk, and the queue has room for every chunk");
     }

@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use gpulet_abi::layout::TENSORS_MAX;
 use gpulet_abi::tensor::{Extent, SlotLayout};
 use gpulet_kernels::Part;
-use memmap2::{MmapMut, MmapOptions};
+use memmap2::MmapMut;
 
 use super::{LoadError, View};
 use crate::model::{Model, Tensor};
@@ -51,8 +51,9 @@ impl RowBytes {
     }
 }
 
-/// Room for `max_batch` rows of every tensor of a model: laid out as a slot for so many rows would
-/// be, page-aligned, there before the first batch.
+/// Room for `max_batch` rows of every tensor of a model, page-aligned: laid out as a slot for so
+/// many rows would be. The kernel gives the pages when they are first written, which the warm-up
+/// does.
 #[derive(Debug)]
 pub struct BatchBuffer {
     memory: MmapMut,
@@ -74,18 +75,24 @@ impl BatchBuffer {
         };
         let layout = row_bytes.layout(rows).ok_or_else(|| too_large("they overflow"))?;
         let bytes = usize::try_from(layout.bytes()).map_err(|_| too_large("they overflow"))?;
-        // Populated, so that no batch pays for page faults.
-        let memory = MmapOptions::new()
-            .len(bytes)
-            .populate()
-            .map_anon()
-            .map_err(|error| too_large(&error.to_string()))?;
+        let memory = MmapMut::map_anon(bytes).map_err(|error| too_large(&error.to_string()))?;
         Ok(BatchBuffer { memory, layout, row_bytes })
     }
 
     /// Bytes of one row of each tensor.
     pub fn row_bytes(&self) -> &RowBytes {
         &self.row_bytes
+    }
+
+    /// The memory of the first `rows` rows of an input, to be filled.
+    ///
+    /// # Panics
+    /// If that is more than `max_batch`, or there is no such input.
+    pub fn input_mut(&mut self, index: usize, rows: u32) -> &mut [u8] {
+        let place = self.layout.inputs()[index];
+        let bytes = self.row_bytes.inputs[index] * u64::from(rows);
+        assert!(bytes <= place.bytes, "more than max_batch rows");
+        &mut self.memory[place.offset as usize..][..bytes as usize]
     }
 
     /// The tensors of the first `rows` rows.

@@ -36,6 +36,11 @@ impl Torch {
     ) -> Result<Torch, OpenError> {
         let torch = gpulet_torch::Torch::open(&gpulet_torch::Options { libtorch_dir, shim })?;
         torch.set_threads(thread_count).map_err(OpenError::Threads)?;
+        // Parallel branches of a model take turns: a gpulet has the threads of one operator, no
+        // more. It can be set once in a process, and a second backend in it finds it done.
+        if let Err(error) = torch.set_interop_threads(1) {
+            tracing::debug!("{error}");
+        }
         Ok(Torch { torch, thread_count })
     }
 }
@@ -84,7 +89,8 @@ fn check_signature(model: &Model, module: &Module) -> Result<(), String> {
     for (index, (tensor, input)) in model.inputs.iter().zip(&signature.inputs).enumerate() {
         if input.kind != InputKind::Tensor {
             return Err(format!(
-                "input {index} ({}) is {:?} for forward, where it is called {}; it must be a tensor",
+                "input {index} ({}) is {:?} for forward, where it is called {}; it must be a \
+                 tensor",
                 tensor.name, input.kind, input.name
             ));
         }

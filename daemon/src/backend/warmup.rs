@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use gpulet_plan::profile::{PROFILE_LATENCY_MAX_NS, ProfilePoint};
 
 use super::buffer::BatchBuffer;
-use super::{Instance, LoadError};
+use super::{Instance, LoadError, Loaded};
 use crate::model::{Model, Source};
 
 /// Time for all sizes of one model.
@@ -78,19 +78,34 @@ fn extrapolate(last: &ProfilePoint, rows: u32) -> ProfilePoint {
     ProfilePoint { rows, p50_ns: scale(last.p50_ns), p99_ns: scale(last.p99_ns) }
 }
 
+/// Runs one row of zeros in a thread that has not run any model: its first forward costs some
+/// milliseconds more, for what libtorch and malloc keep for each thread.
+pub fn settle(loaded: &mut Loaded) {
+    let Loaded { model, instance, buffer, .. } = loaded;
+    if instance.profile().is_some() {
+        return;
+    }
+    for index in 0..model.inputs.len() {
+        buffer.input_mut(index, 1).fill(0);
+    }
+    let tensors = buffer.tensors(1);
+    if let Err(error) = instance.run(1, tensors.inputs(), tensors.outputs()) {
+        tracing::debug!(model = model.name, "{error}");
+    }
+}
+
 fn measure_size(
     model: &Model,
     instance: &mut dyn Instance,
     buffer: &mut BatchBuffer,
     rows: u32,
 ) -> Result<ProfilePoint, LoadError> {
-    let tensors = buffer.tensors(rows);
     let mut run = || {
-        for input in tensors.inputs() {
+        for index in 0..model.inputs.len() {
             // A model may have changed its input, and may not like what it made of it.
-            // SAFETY: the buffer's own memory, borrowed here alone.
-            unsafe { input.data().write_bytes(0, input.bytes()) };
+            buffer.input_mut(index, rows).fill(0);
         }
+        let tensors = buffer.tensors(rows);
         let start = Instant::now();
         let result = instance.run(rows, tensors.inputs(), tensors.outputs());
         let ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);

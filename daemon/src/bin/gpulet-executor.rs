@@ -20,7 +20,8 @@ struct Arguments {}
 fn main() -> ExitCode {
     let Arguments {} = Arguments::parse();
     let filter = EnvFilter::try_from_env("GPULET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    // Whoever collects standard error (journald, a terminal under the daemon's own log) knows the time.
+    // Whoever collects standard error (journald, a terminal under the daemon's own log) knows the
+    // time.
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(false)

@@ -5,13 +5,13 @@
 //! allocates; what a model allocates inside libtorch is its own affair.
 //!
 //! A slot may be written by its client at any time, also while a model reads it. Floating point
-//! numbers and bytes (`u8`) are read in place nevertheless: whatever they turn into, a computation on
-//! them stays in bounds. (A model that counts the elements of its own input that are not zero, and
-//! then lists them, would be none to serve to clients you do not trust.) Integers (`i64`, `i32`) and
-//! truth values (`bool`) are what indexes and masks are made of, and operators check such a value and
-//! then read it again. So they are copied into memory of this process first, truth values made 0 or
-//! 1, and the copy counts as input bytes copied. Outputs of these types that the model itself works
-//! on (`out` arguments) stay out of the slot until they are final.
+//! numbers and bytes (`u8`) are read in place nevertheless: whatever they turn into, a computation
+//! on them stays in bounds. (A model that counts the elements of its own input that are not zero,
+//! and then lists them, would be none to serve to clients you do not trust.) Integers (`i64`,
+//! `i32`) and truth values (`bool`) are what indexes and masks are made of, and operators check
+//! such a value and then read it again. So they are copied into memory of this process first, truth
+//! values made 0 or 1, and the copy counts as input bytes copied. Outputs of these types that the
+//! model itself works on (`out` arguments) stay out of the slot until they are final.
 
 use std::collections::HashMap;
 use std::ptr::NonNull;
@@ -65,6 +65,11 @@ impl Holdings {
     /// Takes a model out, if it is there.
     pub fn unload(&mut self, instance: u32) -> Option<Box<Loaded>> {
         self.instances.remove(&instance)
+    }
+
+    /// Whether no model is loaded.
+    pub fn is_empty(&self) -> bool {
+        self.instances.is_empty()
     }
 
     /// Whether `command` names what is not here.
@@ -195,8 +200,8 @@ fn run_one(loaded: &mut Loaded, place: &Place<'_>, copied: &mut Copied) -> Resul
             inputs.inputs_mut()[index] = *slot;
         }
     }
-    let is_private =
-        |index: usize| instance.writes_in_place() && is_checked(model.outputs[index].dtype.0);
+    let in_place = instance.writes_in_place();
+    let is_private = |index: usize| in_place && is_checked(model.outputs[index].dtype.0);
     for (index, slot) in place.tensors.outputs().iter().enumerate() {
         if !is_private(index) {
             outputs.outputs_mut()[index] = *slot;
@@ -204,7 +209,7 @@ fn run_one(loaded: &mut Loaded, place: &Place<'_>, copied: &mut Copied) -> Resul
     }
     let ran = instance.run(place.rows, inputs.inputs(), outputs.outputs())?;
     for (index, slot) in place.tensors.outputs().iter().enumerate() {
-        if instance.writes_in_place() && is_checked(model.outputs[index].dtype.0) {
+        if is_private(index) {
             // SAFETY: a private tensor and a slot, both valid, and of one length.
             copied.output_bytes +=
                 unsafe { scatter(private.outputs()[index].part(), &[slot.part()]) };

@@ -33,8 +33,8 @@ pub struct Started {
     pub spin_ns: u64,
 }
 
-/// Ties this process to its daemon, waits for [`Start`] and does as it says; `None` if the daemon is
-/// gone. Call it before other threads exist.
+/// Ties this process to its daemon, waits for [`Start`] and does as it says; `None` if the daemon
+/// is gone. Call it before other threads exist.
 ///
 /// # Errors
 /// [`ExecuteError`].

@@ -26,8 +26,8 @@ fn torch_start() -> Start {
     Start { backend, ..replay_of(PathBuf::new()) }
 }
 
-/// libtorch to make models with, a folder for them and an executor; nothing, said loudly, where this
-/// machine has no libtorch.
+/// libtorch to make models with, a folder for them and an executor; nothing, said loudly, where
+/// this machine has no libtorch.
 fn bench() -> Option<Bench> {
     let torch = match Torch::open(&Options::default()) {
         Ok(torch) => torch,
