@@ -64,11 +64,13 @@ impl Session {
         geometry: Geometry,
     ) -> io::Result<(Session, Descriptors)> {
         let (region, region_fd) = Region::create(geometry)?;
-        let (bell, answer_bell) = (Doorbell::new()?, Doorbell::new()?);
+        let bell = Doorbell::new()?;
+        // A client could have a signal to its own eventfd block the daemon.
+        let (answer_bell, completion_bell) = Doorbell::one_way()?;
         let descriptors = Descriptors {
             region: region_fd.try_clone()?,
             submission_bell: bell.try_clone()?,
-            completion_bell: answer_bell.try_clone()?,
+            completion_bell,
         };
         let session = Session {
             id,
@@ -163,7 +165,7 @@ impl Session {
     pub fn publish(&mut self) {
         self.submissions.release();
         if self.completions.commit() {
-            // The bell's counter cannot overflow and its other end is ours too: nothing can fail.
+            // It fails only if the client closed its end, and then it does not want to be woken.
             let _ = self.answer_bell.signal();
         }
     }

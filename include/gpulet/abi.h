@@ -12,8 +12,8 @@
  *   1. The client connects to the daemon's SOCK_SEQPACKET socket and sends one gpulet_hello.
  *   2. The daemon answers one gpulet_welcome; with status GPULET_OK it carries three descriptors
  *      (SCM_RIGHTS): the region (a memfd sealed against shrinking and growing), the submission
- *      doorbell (the client signals it) and the completion doorbell (the daemon signals it), both
- *      eventfds.
+ *      doorbell (an eventfd that the client signals) and the completion doorbell (the reading end
+ *      of a pipe: readable when the daemon has signalled, and read to take the signals).
  *   3. Models are looked up by gpulet_model_query on the socket; requests travel only in the region.
  *   4. Either side closes the socket: the session is over. A daemon that ends a session for cause
  *      stores the status into gpulet_region_header.ended and sends one gpulet_goodbye.

@@ -13,7 +13,7 @@
 //! | [`ring`]     | one writer, one reader: the only acquire/release pairs of the request path |
 //! | [`region`]   | sealed memfds: the only mmap                                           |
 //! | [`arena`]    | the client's slots: claim, submit, complete, release                   |
-//! | [`doorbell`] | eventfds                                                               |
+//! | [`doorbell`] | what wakes a sleeper: eventfds and pipes                               |
 //! | [`frame`]    | messages and descriptors on a SOCK_SEQPACKET socket                    |
 //!
 //! Whatever another process can write is read once, copied, and only then looked at.

@@ -182,6 +182,12 @@ impl Control {
         }
     }
 
+    /// Ends the connection; the socket is readable for ever after.
+    pub(crate) fn hang_up(&self) {
+        // It fails only when the connection has ended already.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+    }
+
     fn last_word(&mut self) -> Word {
         match self.news() {
             Word::Silence => hung_up(),

@@ -233,9 +233,11 @@ impl Session {
             }
             Some(_) => return,
         }
-        // Whoever polls the descriptor finds it readable from now on. An error here could only mean
-        // that the program closed our descriptor, and then it polls nothing.
-        let _ = self.completion_bell.signal();
+        // Whoever polls the descriptor finds it readable from now on. In the child of a fork it is
+        // the parent's socket too.
+        if self.birthmark.is_here() {
+            self.control.hang_up();
+        }
     }
 
     #[cold]
