@@ -23,6 +23,8 @@ pub struct Setup {
     top: String,
     sections: String,
     gpulets: String,
+    /// As GPULET_LOG has it.
+    log: &'static str,
 }
 
 /// A gpulet that needs no libtorch: it runs the built-in models, and others by their profiles.
@@ -37,7 +39,8 @@ impl Default for Setup {
         fs::create_dir(folder.path().join("models")).unwrap();
         fs::create_dir(folder.path().join("profiles")).unwrap();
         let top = "socket = \"s\"\nmodels = [\"models\"]\n".to_owned();
-        Setup { folder, top, sections: String::new(), gpulets: REPLAY.to_owned() }
+        let (sections, gpulets) = (String::new(), REPLAY.to_owned());
+        Setup { folder, top, sections, gpulets, log: "info" }
     }
 }
 
@@ -96,6 +99,11 @@ impl Setup {
         self
     }
 
+    /// Logs errors only, for tests in which there is much to warn of.
+    pub fn quiet(self) -> Setup {
+        Setup { log: "error", ..self }
+    }
+
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
@@ -112,17 +120,17 @@ impl Setup {
         let config = self.folder.path().join("gpuletd.toml");
         fs::write(&config, format!("{}{}{}", self.top, self.sections, self.gpulets)).unwrap();
         let socket = self.folder.path().join("s");
-        let child = spawn(&config, self.folder.path());
+        let child = spawn(&config, self.folder.path(), self.log);
         Daemon { child, socket, config, setup: self, ended: None }
     }
 }
 
-fn spawn(config: &Path, folder: &Path) -> Child {
+fn spawn(config: &Path, folder: &Path, level: &str) -> Child {
     let log = File::options().append(true).create(true).open(folder.join("log")).unwrap();
     Command::new(env!("CARGO_BIN_EXE_gpuletd"))
         .arg("--config")
         .arg(config)
-        .env("GPULET_LOG", "info")
+        .env("GPULET_LOG", level)
         .env_remove("NOTIFY_SOCKET")
         .env_remove("LISTEN_FDS")
         .env_remove("JOURNAL_STREAM")
@@ -241,7 +249,7 @@ impl Daemon {
     /// Starts another one in the place of one that ended, with the same folder.
     pub fn start_again(&mut self) {
         self.ended();
-        self.child = spawn(&self.config, self.setup.folder.path());
+        self.child = spawn(&self.config, self.setup.folder.path(), self.setup.log);
         self.ended = None;
         self.settle();
     }

@@ -1,0 +1,116 @@
+//! Model files that are not what they should be: the daemon serves the others, and whoever asks for
+//! a bad one is told the file, the field and the rule.
+
+use std::fs;
+use std::path::Path;
+
+use gpulet_client::Status;
+
+use crate::support::client::{echo_once, open};
+use crate::support::daemon::{Daemon, Setup};
+use crate::support::models::{Folder, shipped};
+
+/// What the daemon says when a model is asked for that failed.
+fn failure(daemon: &Daemon, model: &str) -> String {
+    let mut session = daemon.session();
+    let error = session.model_open(model).unwrap_err();
+    assert_eq!(error.status(), Status::ModelFailed, "{error}");
+    error.to_string()
+}
+
+fn assert_serves_echo(daemon: &Daemon) {
+    let mut session = daemon.session();
+    let echo = open(&mut session, "echo");
+    echo_once(&mut session, echo, 1, 1);
+}
+
+fn write(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+#[test]
+fn a_bad_model_toml_is_told_with_file_field_and_rule() {
+    let setup = Setup::builtin();
+    let models = setup.path().join("models");
+    let tensors = "[[input]]\nname='x'\ndtype='f32'\nshape=[-1,4]\n\
+                   [[output]]\nname='y'\ndtype='f32'\nshape=[-1,4]\n";
+    let head = "slo_ms = 10.0\nmax_batch = 4\nwarmup_count = 1\n";
+    write(&models.join("a/model.toml"), &format!("file = 'model.pt'\n{head}{tensors}"));
+    let empty = format!("file = 'model.pt'\n{head}{tensors}");
+    write(&models.join("b/model.toml"), &empty);
+    write(&models.join("b/model.pt"), "");
+    write(&models.join("c/model.toml"), "builtin = 'echo'\nmax_batch = \n");
+    let shape = tensors.replace("shape=[-1,4]", "shape=[4]");
+    write(&models.join("d/model.toml"), &format!("builtin = 'echo'\n{head}{shape}"));
+    let daemon = setup.start();
+    for (model, field, rule) in [
+        ("a", "file", "must be a file"),
+        ("b", "file", "must not be empty"),
+        ("c", "model.toml", "no TOML"),
+        ("d", "input[0].shape", "must start with -1"),
+    ] {
+        let text = failure(&daemon, model);
+        assert!(text.contains(&format!("{model}/model.toml")), "{text}");
+        assert!(text.contains(field) && text.contains(rule), "{text}");
+        assert!(daemon.log().contains(rule), "it is in the log too");
+    }
+    let mut session = daemon.session();
+    let error = session.model_open("nobody").unwrap_err();
+    assert_eq!(error.status(), Status::NoSuchModel);
+    assert!(error.to_string().contains("nobody"), "{error}");
+    assert_serves_echo(&daemon);
+}
+
+#[test]
+fn a_bad_profile_is_told_with_file_field_and_rule() {
+    let setup = Setup::builtin().slow("none", 1000, 4).slow("zero", 1000, 4);
+    fs::remove_file(setup.path().join("profiles/none.json")).unwrap();
+    let zero = setup.path().join("profiles/zero.json");
+    let text = fs::read_to_string(&zero).unwrap().replace("\"rows\": 1,", "\"rows\": 0,");
+    fs::write(&zero, text).unwrap();
+    let daemon = setup.start();
+    let text = failure(&daemon, "none");
+    assert!(text.contains("profiles/none.json"), "{text}");
+    let text = failure(&daemon, "zero");
+    assert!(text.contains("profiles/zero.json") && text.contains("points[0].rows"), "{text}");
+    assert_serves_echo(&daemon);
+}
+
+#[test]
+fn a_bad_archive_is_told_with_its_file_and_what_is_wrong() {
+    let setup = Setup::with_digits();
+    let archive = fs::read(shipped().join("digits/model.pt")).unwrap();
+    let digits = Folder {
+        inputs: &[("image", "f32", "[-1, 1, 8, 8]")],
+        outputs: &[("logits", "f32", "[-1, 10]")],
+        ..Folder::of("file = \"model.pt\"", 8)
+    };
+    let wide = Folder { outputs: &[("logits", "f32", "[-1, 11]")], ..digits.clone() };
+    let whole = Folder { outputs: &[("logits", "i64", "[-1, 10]")], ..digits.clone() };
+    let models = setup.path().join("models");
+    for (name, model, bytes) in [
+        ("cut", &digits, &archive[..archive.len() / 2]),
+        ("text", &digits, &b"this is no archive\n"[..]),
+        ("wide", &wide, &archive[..]),
+        ("whole", &whole, &archive[..]),
+    ] {
+        model.write(&models.join(name));
+        fs::write(models.join(name).join("model.pt"), bytes).unwrap();
+    }
+    let daemon = setup.start();
+    if !daemon.has_torch() {
+        return;
+    }
+    for (model, what) in
+        [("cut", "model.pt"), ("text", "model.pt"), ("wide", "logits"), ("whole", "logits")]
+    {
+        let text = failure(&daemon, model);
+        assert!(text.contains(&format!("{model}/model.pt")), "{text}");
+        assert!(text.contains(what), "{text}");
+    }
+    assert_serves_echo(&daemon);
+    let mut session = daemon.session();
+    session.model_open("digits").unwrap();
+    assert_eq!(daemon.state().executor("r0").unwrap()["restarts"], 0);
+}
