@@ -1,8 +1,9 @@
 //! Doorbells: what wakes a sleeping reader of a ring.
 //!
-//! An eventfd is one file, however many descriptors lead to it: whoever has one can fill its counter,
-//! take its O_NONBLOCK away, and so have the next to signal it block for ever. Where the one that is
-//! woken is not trusted by the one that wakes, the doorbell is a pipe, whose ends are two files.
+//! An eventfd is one file, however many descriptors lead to it: whoever has one can fill its
+//! counter, take its O_NONBLOCK away, and so have the next to signal it block for ever. Where the one
+//! that is woken is not trusted by the one that wakes, the doorbell is a pipe, whose ends are two
+//! files.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
