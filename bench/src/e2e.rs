@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::Args;
 use gpulet_client::clock::now_ns;
 use gpulet_client::{ModelSpec, Options, Request, Session, Submit, Wait};
+use gpulet_torch::OPENMP_SPIN;
 use serde_json::json;
 
 use crate::daemon::{self, Daemon, Gpulet, Place, Spin, answered};
@@ -56,6 +57,11 @@ pub struct Arguments {
 /// # Errors
 /// The first that either had, and different outputs.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
+    let (variable, value) = OPENMP_SPIN;
+    if std::env::var_os(variable).is_none() {
+        // SAFETY: no other thread runs yet, so nobody reads the environment meanwhile.
+        unsafe { std::env::set_var(variable, value) };
+    }
     let program = daemon::program(arguments.daemon.as_deref())?;
     let host = Host::look();
     let place = Place::new()?;

@@ -17,6 +17,7 @@ use gpulet_abi::region::MappedRing;
 use gpulet_abi::ring::{Consumer, Producer};
 use gpulet_plan::policy::BATCH_REQUESTS_MAX;
 use gpulet_plan::queue::Entry;
+use gpulet_torch::OPENMP_SPIN;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -35,10 +36,6 @@ pub const EXECUTORS_MAX: usize = 64;
 const HEALTHY_NS: u64 = 10_000_000_000;
 const BACKOFF_MIN_NS: u64 = 100_000_000;
 const BACKOFF_MAX_NS: u64 = 10_000_000_000;
-
-/// OpenMP threads that spin between loops of a forward take CPUs from whoever needs them, and stretch
-/// that forward a hundredfold where CPUs are shared; asleep they cost it a few microseconds a loop.
-const OMP_WAIT_POLICY: &str = "OMP_WAIT_POLICY";
 
 /// A set of executors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -186,8 +183,9 @@ impl Executor {
         let (commands, reports) = link.daemon_ends();
         let (command_bell, report_bell) = (Doorbell::new()?, Doorbell::new()?);
         let mut command = Command::new(program);
-        if std::env::var_os(OMP_WAIT_POLICY).is_none() {
-            command.env(OMP_WAIT_POLICY, "PASSIVE");
+        let (variable, value) = OPENMP_SPIN;
+        if std::env::var_os(variable).is_none() {
+            command.env(variable, value);
         }
         let child = command
             .stdin(Stdio::from(far))

@@ -1,12 +1,15 @@
 //! The thread that loads models while the executor runs others.
 //!
-//! Loads are made one after another. Unloading takes a while too (a large model's memory is given
+//! Loads are made one after another, each on a thread that ends with it: a thread that ran a forward has
+//! OpenMP threads of its own, and as long as there are more of these than CPUs, all of them sleep
+//! between loops instead of spinning, those of the batches too.
+//! Unloading takes a while too (a large model's memory is given
 //! back page by page), so it happens here as well.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::Builder;
+use std::thread::{self, Builder};
 use std::time::Instant;
 
 use gpulet_abi::doorbell::Doorbell;
@@ -94,7 +97,11 @@ fn run(backend: &dyn Backend, orders: &Receiver<Order>, answers: &Sender<Done>, 
             }
         };
         let start = Instant::now();
-        let outcome = backend::load(backend, &model).map(Box::new).map_err(|e| e.to_string());
+        let load = || backend::load(backend, &model).map(Box::new).map_err(|e| e.to_string());
+        let outcome = thread::scope(|scope| match scope.spawn(load).join() {
+            Ok(outcome) => outcome,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
         let load_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         if answers.send(Done { instance, outcome, load_ns }).is_err() || bell.signal().is_err() {
             return;

@@ -132,7 +132,8 @@ fn a_client_that_breaks_a_rule_is_told_which() {
     let daemon = Setup::builtin().slow("slow", 300 * MS_NS, 1).start();
     let mut honest = daemon.session();
     let echo = open(&mut honest, "echo");
-    let cases: [(&str, &str, fn(&mut Submission)); 5] = [
+    type Breach = fn(&mut Submission);
+    let cases: [(&str, &str, Breach); 5] = [
         ("kind", "submission.kind", |entry| entry.kind = 3),
         ("slot", "submission.slot", |entry| entry.slot = 4),
         ("far slot", "submission.slot", |entry| entry.slot = u32::MAX),
