@@ -5,6 +5,7 @@
 //! broken a rule, and the honest one must have its answer. At the end nothing may be left over.
 
 mod check;
+mod far;
 mod honest;
 mod hostile;
 mod world;
@@ -17,8 +18,8 @@ use world::World;
 /// Steps of one input, so that no input takes long.
 const STEPS_MAX: usize = 256;
 
-/// Sessions that the hostile client may lose, for they are most of what an input costs.
-const RECONNECTS_MAX: u32 = 3;
+/// Sessions and executors that may be lost, for they are most of what an input costs.
+const LOSSES_MAX: u32 = 3;
 
 /// Runs the steps that the input says.
 pub fn run(input: &[u8]) {
@@ -26,7 +27,7 @@ pub fn run(input: &[u8]) {
     // An input that ends early means no more steps.
     let Ok(mut world) = World::new(&mut input) else { return };
     for _ in 0..STEPS_MAX {
-        let over = input.is_empty() || world.reconnect_count > RECONNECTS_MAX;
+        let over = input.is_empty() || world.loss_count > LOSSES_MAX;
         if over || step(&mut world, &mut input).is_err() {
             break;
         }
@@ -35,7 +36,7 @@ pub fn run(input: &[u8]) {
 }
 
 fn step(world: &mut World, input: &mut Unstructured<'_>) -> Result<()> {
-    match input.int_in_range(0..=15u8)? {
+    match input.int_in_range(0..=18u8)? {
         0 | 1 => world.hostile.submit(input, world.now_ns)?,
         2 => world.hostile.cancel(input)?,
         3 => world.hostile.poke(input)?,
@@ -53,7 +54,17 @@ fn step(world: &mut World, input: &mut Unstructured<'_>) -> Result<()> {
         12 => world.retire(input.int_in_range(0..=7u8)?),
         13 => world.dispatcher.draining = !world.dispatcher.draining,
         14 => world.reconnect(Status::Ok),
-        _ => world.dispatcher.kill_hung(world.now_ns, 1 << input.int_in_range(0..=40u8)?),
+        15 => world.kill_hung(1 << input.int_in_range(30..=45u8)?),
+        16 | 17 => {
+            if let Some(far) = &mut world.far[input.int_in_range(0..=1usize)?] {
+                far.report(input)?;
+            }
+        }
+        _ => {
+            if let Some(far) = &mut world.far[input.int_in_range(0..=1usize)?] {
+                far.scribble(input)?;
+            }
+        }
     }
     Ok(())
 }

@@ -1,5 +1,4 @@
-//! The dispatcher, its models and executors, and both clients. Executors are as the dispatcher sees
-//! processes that never report: they take batches, and are lost when the input says so.
+//! The dispatcher, its models and executors, and both clients.
 
 use std::path::PathBuf;
 
@@ -16,6 +15,7 @@ use gpulet_daemon::wire::{Backend, Start};
 use gpulet_plan::profile::{LatencyProfile, ProfilePoint};
 
 use super::check;
+use super::far::{self, Far};
 use super::honest::Honest;
 use super::hostile::Hostile;
 
@@ -41,10 +41,12 @@ pub(super) struct World {
     pub dispatcher: Dispatcher,
     pub hostile: Hostile,
     pub honest: Honest,
+    /// The far ends of the executors.
+    pub far: [Option<Far>; 2],
     pub ids: Ids,
     pub now_ns: u64,
-    /// Sessions that the hostile client lost.
-    pub reconnect_count: u32,
+    /// Sessions that the hostile client lost, and executors that had to be killed.
+    pub loss_count: u32,
 }
 
 impl World {
@@ -54,14 +56,17 @@ impl World {
         let entries_per_turn_max = u32::from(input.int_in_range(1..=24u8)?);
         let executors = Executors::new(PathBuf::from("/nonexistent"));
         let mut dispatcher = Dispatcher::new(executors, entries_per_turn_max);
-        dispatcher.executors.add(executor("left"));
-        dispatcher.executors.add(executor("right"));
+        let far = ["left", "right"].map(|name| {
+            let (executor, far) = far::start(executor(name));
+            dispatcher.executors.add(executor);
+            far
+        });
         let ids = add_models(&mut dispatcher);
         let geometry = Geometry::new(slot_bytes, slot_count).expect("small, and not zero");
         let honest = Honest::new(&mut dispatcher);
         let hostile = Hostile::new(&mut dispatcher, geometry);
         let mut world =
-            World { dispatcher, hostile, honest, ids, now_ns: START_NS, reconnect_count: 0 };
+            World { dispatcher, hostile, honest, far, ids, now_ns: START_NS, loss_count: 0 };
         world.revive(0);
         world.revive(1);
         Ok(world)
@@ -82,6 +87,27 @@ impl World {
             self.reconnect(Status::ProtocolViolation);
         }
         self.honest.take_answers(self.dispatcher.draining, entries_max);
+        self.far.iter_mut().flatten().for_each(Far::listen);
+        self.bury_the_dying();
+    }
+
+    /// Executors that were killed are gone for good: the next ones never report.
+    fn bury_the_dying(&mut self) {
+        for index in 0..self.far.len() {
+            let Some(executor) = self.dispatcher.executors.get_mut(index as u32) else { continue };
+            if executor.state == State::Dying {
+                far::bury(executor);
+                self.far[index] = None;
+                self.loss_count += 1;
+                self.lose_executor(index as u32);
+            }
+        }
+    }
+
+    /// Looks for executors that take too long.
+    pub fn kill_hung(&mut self, hang_ns: u64) {
+        self.dispatcher.kill_hung(self.now_ns, hang_ns);
+        self.bury_the_dying();
     }
 
     /// Sleeping, and being woken by nothing.
@@ -104,7 +130,7 @@ impl World {
         assert_eq!(self.hostile.ended(), status);
         check::books(&self.dispatcher, &self.honest);
         self.dispatcher.forget_sessions();
-        self.reconnect_count += 1;
+        self.loss_count += 1;
         self.hostile = Hostile::new(&mut self.dispatcher, geometry);
         check::books(&self.dispatcher, &self.honest);
     }
@@ -113,8 +139,19 @@ impl World {
     pub fn lose_executor(&mut self, index: u32) {
         self.dispatcher.recover(index, self.now_ns);
         check::books(&self.dispatcher, &self.honest);
+        self.renew(index);
         self.dispatcher.forget_sessions();
         self.revive(index);
+    }
+
+    /// What the executor's process was told means nothing to the next one.
+    fn renew(&mut self, index: u32) {
+        let far = &mut self.far[index as usize];
+        let Some(executor) = self.dispatcher.executors.get_mut(index) else { return };
+        if far.as_mut().is_some_and(|far| !far.renew(executor)) {
+            far::bury(executor);
+            *far = None;
+        }
     }
 
     fn revive(&mut self, index: u32) {
@@ -168,12 +205,17 @@ impl World {
     /// Everybody goes home: afterwards nothing is in flight, and every request of the honest client
     /// was answered once.
     pub fn wind_up(&mut self) {
+        self.far.iter_mut().flatten().for_each(Far::listen);
         self.dispatcher.end_session(self.hostile.index, Status::Ok);
         for index in 0..self.dispatcher.executors.len() {
-            if let Some(executor) = self.dispatcher.executors.get_mut(index) {
-                executor.state = State::Gone;
-            }
             self.dispatcher.recover(index, self.now_ns);
+            let Some(executor) = self.dispatcher.executors.get_mut(index) else { continue };
+            let mut gone = self::executor("gone");
+            gone.state = State::Gone;
+            let executor = std::mem::replace(executor, gone);
+            if let Some(far) = self.far[index as usize].take() {
+                far::keep(executor, far);
+            }
         }
         check::books(&self.dispatcher, &self.honest);
         for _ in 0..Honest::SLOT_COUNT {
