@@ -57,7 +57,8 @@ impl Honest {
 
     /// Submits a request that an executor would run.
     pub fn submit(&mut self, ids: &Ids, now_ns: u64, rows: u32) {
-        let deadline_ns = if rows.is_multiple_of(2) { 0 } else { now_ns.saturating_add(40_000_000) };
+        let deadline_ns =
+            if rows.is_multiple_of(2) { 0 } else { now_ns.saturating_add(40_000_000) };
         self.put(ids.warm, deadline_ns, rows);
     }
 
