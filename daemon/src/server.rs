@@ -79,6 +79,8 @@ pub struct Server {
     owns_socket: bool,
     signals: Signals,
     connections: Vec<Option<Connection>>,
+    /// Connections wait that could not be accepted for lack of descriptors or memory.
+    starved: bool,
     notifier: Notifier,
     mode: Mode,
     /// Every model that will be warm soon is.
@@ -115,6 +117,7 @@ impl Server {
             owns_socket,
             signals,
             connections: Vec::new(),
+            starved: false,
             notifier,
             mode: Mode::Serving,
             settled: false,
@@ -216,6 +219,9 @@ impl Server {
         self.start_executors(now_ns);
         self.retire_models();
         self.close_silent(now_ns);
+        if self.starved {
+            self.accept(now_ns);
+        }
         for session in self.dispatcher.forget_sessions() {
             self.drop_connection_of(session);
         }

@@ -68,10 +68,16 @@ impl Server {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let socket = match accept_with(&self.listener, flags) {
                 Ok(socket) => socket,
-                Err(rustix::io::Errno::AGAIN) => return,
+                Err(rustix::io::Errno::AGAIN) => {
+                    self.starved = false;
+                    return;
+                }
                 Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => continue,
                 Err(errno) => {
-                    warn!(%errno, "cannot accept a connection");
+                    // Edge-triggered: only we know that somebody still waits.
+                    if !std::mem::replace(&mut self.starved, true) {
+                        warn!(%errno, "cannot accept a connection");
+                    }
                     return;
                 }
             };
