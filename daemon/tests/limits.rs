@@ -7,10 +7,13 @@ mod support;
 use gpulet_abi::layout::COMPLETION_CONTROL_OFFSET;
 use gpulet_client::{Options, Session, Status};
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+use support::MS_NS;
 use support::client::{collect, echo_once, finish_echo, open, status, submit};
 use support::daemon::Setup;
 use support::models::Folder;
-use support::process::Frozen;
+use support::process::{self, Frozen, descriptors_at_rest};
 use support::raw::{Connection, RawSession, hello};
 
 #[test]
@@ -192,4 +195,39 @@ fn a_session_without_wishes_gets_slots_for_one_row_of_any_model() {
     echo_once(&mut honest, model, 1, 1);
     let refused = honest.claim(model, 2).unwrap_err();
     assert_eq!(refused.status(), Status::SlotTooSmall);
+}
+
+/// A connection that the daemon had no descriptor for waits, and is served when there is one.
+#[test]
+fn a_daemon_that_ran_out_of_descriptors_serves_again() {
+    let daemon = Setup::builtin().start();
+    let pid = daemon.pid();
+    let open_now = descriptors_at_rest(pid) as u64;
+    let limit = |current: u64| {
+        let new = Rlimit { current: Some(current), maximum: Some(4096) };
+        prlimit(Pid::from_raw(pid as i32), Resource::Nofile, new).unwrap();
+    };
+    limit(open_now + 10);
+    let hurried = Options { connect_timeout_ns: 300 * MS_NS, ..daemon.options() };
+    let mut sessions = Vec::new();
+    let refused = loop {
+        match Session::open(&hurried) {
+            Ok(session) => sessions.push(session),
+            Err(error) => break error,
+        }
+        assert!(sessions.len() < 10, "more than there are descriptors for");
+    };
+    assert!([Status::SessionLimit, Status::Timeout].contains(&refused.status()), "{refused}");
+    // Not even one for the connection.
+    descriptors_at_rest(pid);
+    limit(process::next_descriptor(pid));
+    std::thread::scope(|scope| {
+        let patient = scope.spawn(|| daemon.session().info().session);
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        assert!(!patient.is_finished());
+        limit(1024);
+        assert!(patient.join().unwrap() > 0);
+    });
+    let echo = open(&mut sessions[0], "echo");
+    echo_once(&mut sessions[0], echo, 1, 1);
 }

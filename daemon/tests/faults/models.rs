@@ -5,10 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use gpulet_client::Status;
+use rustix::process::Signal;
 
 use crate::support::client::{echo_once, open};
 use crate::support::daemon::{Daemon, Setup};
 use crate::support::models::{Folder, shipped};
+use crate::support::process::signal;
 
 /// What the daemon says when a model is asked for that failed.
 fn failure(daemon: &Daemon, model: &str) -> String {
@@ -113,4 +115,33 @@ fn a_bad_archive_is_told_with_its_file_and_what_is_wrong() {
     let mut session = daemon.session();
     session.model_open("digits").unwrap();
     assert_eq!(daemon.state().executor("r0").unwrap()["restarts"], 0);
+}
+
+/// A model that takes its executor with it while it is loaded is not tried again; the others are.
+#[test]
+fn a_model_whose_load_kills_its_executor_stops_no_other() {
+    let setup = Setup::builtin();
+    // A megabyte a row, and many rounds of warming up: seconds in which it is being loaded.
+    let tensor =
+        |side: &str| format!("[[{side}]]\nname = '{side}'\ndtype = 'f32'\nshape = [-1, 262144]\n");
+    let text = format!(
+        "builtin = 'echo'\nslo_ms = 60000.0\nmax_batch = 32\nwarmup_count = 100\n{}{}",
+        tensor("input"),
+        tensor("output")
+    );
+    write(&setup.path().join("models/heavy/model.toml"), &text);
+    let daemon = setup.launch();
+    let pid = daemon.wait_for("echo is warm and heavy is being loaded", |state| {
+        let is = |model: &str, what: &str| state.model(model).is_some_and(|it| it["state"] == what);
+        (is("echo", "ready") && is("heavy", "loading")).then(|| state.executor_pid("r0")).flatten()
+    });
+    signal(pid, Signal::KILL);
+    daemon.wait_for("everything is settled", |state| {
+        let restarted = state.executor_pid("r0").is_some_and(|other| other != pid);
+        (restarted && state.is_ready()).then_some(())
+    });
+    let text = failure(&daemon, "heavy");
+    assert!(text.contains("died while it loaded"), "{text}");
+    assert_serves_echo(&daemon);
+    assert_eq!(daemon.state().executor("r0").unwrap()["restarts"], 1);
 }

@@ -21,6 +21,12 @@ pub fn descriptors_at_rest(pid: u32) -> usize {
     })
 }
 
+/// The number that the next descriptor gets.
+pub fn next_descriptor(pid: u32) -> u64 {
+    let is_free = |number: &u64| fs::symlink_metadata(format!("/proc/{pid}/fd/{number}")).is_err();
+    (0..).find(is_free).unwrap()
+}
+
 /// Mappings of clients' regions.
 pub fn regions(pid: u32) -> usize {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
