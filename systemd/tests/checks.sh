@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# What is checked in the container: sourced by boot.sh, which sets what is not set here. The user alice is on the daemon's allow
-# list, the user mallory is not.
+# What is checked in the container: sourced by boot.sh, which sets what is not set here. The user
+# alice is on the daemon's allow list, the user mallory is not.
 
 config=/etc/gpulet/gpuletd.toml
 socket=/run/gpulet/gpuletd.sock

@@ -1,10 +1,9 @@
 //! The thread that loads models while the executor runs others.
 //!
-//! Loads are made one after another, each on a thread that ends with it: a thread that ran a forward has
-//! OpenMP threads of its own, and as long as there are more of these than CPUs, all of them sleep
-//! between loops instead of spinning, those of the batches too.
-//! Unloading takes a while too (a large model's memory is given
-//! back page by page), so it happens here as well.
+//! Loads are made one after another, each on a thread that ends with it: a thread that ran a
+//! forward has OpenMP threads of its own, and as long as there are more of these than CPUs, all of
+//! them sleep between loops instead of spinning, those of the batches too. Unloading takes a while
+//! as well (a large model's memory is given back page by page), so it happens here.
 
 use std::collections::BTreeSet;
 use std::io;
