@@ -24,15 +24,10 @@ out=${CARGO_TARGET_DIR:-$root/target}/fuzz
 found=${CARGO_TARGET_DIR:-$root/target}/fuzz-corpus
 platform=$(rustc -vV | sed -n 's/^host: //p')
 
-# The flags are for this platform only, not for build scripts, which nobody links with libFuzzer: that
-# is what --target changes. No target runs a model, so the shim of libtorch need not be compiled: no
-# C++ compiler, no shim.
-export RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
--Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
--Cllvm-args=-sanitizer-coverage-trace-compares"
+# No target runs a model, so the shim of libtorch need not be compiled: no C++ compiler, no shim.
 mkdir -p "$out/bin" "$out/log" "$out/finding"
 echo "fuzz: building"
-if ! CXX=/nonexistent cargo rustc --quiet --locked -p gpulet-fuzz --lib --crate-type staticlib \
+if ! CXX=/nonexistent RUSTC_WRAPPER="$here/rustc.sh" cargo rustc --quiet --locked -p gpulet-fuzz --lib --crate-type staticlib \
   --profile fuzz --target "$platform" --target-dir "$out" >"$out/log/build" 2>&1; then
   cat "$out/log/build" >&2
   exit 1

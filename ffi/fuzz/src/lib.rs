@@ -43,6 +43,8 @@ pub const TARGETS: [(&str, Target); 6] = [
 fn of_this_program() -> Target {
     static TARGET: OnceLock<Target> = OnceLock::new();
     *TARGET.get_or_init(|| {
+        // SAFETY: installs no handler; a Rust program's start does just this, but main is libFuzzer's.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
         let program = std::env::args_os().next().unwrap_or_default();
         let name = Path::new(&program).file_name().unwrap_or(OsStr::new("")).to_owned();
         match TARGETS.iter().find(|(target, _)| name == *target) {
