@@ -10,7 +10,8 @@ case "${1:-}" in
   models) packages=("${export_models[@]}") ;;
   test)
     packages=("${build[@]}" "${export_models[@]}" clang libclang-rt-14-dev valgrind
-      python3-cffi python3-pycparser python3-venv pkgconf cmake debootstrap systemd systemd-container util-linux iproute2 mandoc)
+      python3-cffi python3-pycparser python3-venv pkgconf cmake debootstrap
+      systemd systemd-container util-linux iproute2 mandoc)
     ;;
   *)
     echo "usage: $0 demo|test|models" >&2

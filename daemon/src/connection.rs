@@ -117,6 +117,16 @@ impl Connection {
         let mut frame = Goodbye { status: status as i32, ..Goodbye::blank() };
         put_text(&mut frame.text, text);
         self.say(&frame, &[]);
+        self.take_unheard();
+    }
+
+    /// Takes what was said and not heard: closing a socket with packets unread resets the other end,
+    /// which then sees an error before the goodbye.
+    fn take_unheard(&self) {
+        // Nothing is added from now on, so there is an end to what is taken.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Read);
+        let mut packet = [0u8; PACKET_BYTES_MAX];
+        while frame::receive(&self.socket, &mut packet).is_ok_and(|received| received.bytes > 0) {}
     }
 
     /// A client that does not read its socket misses what we say; nobody waits for it.

@@ -27,7 +27,8 @@ platform=$(rustc -vV | sed -n 's/^host: //p')
 # No target runs a model, so the shim of libtorch need not be compiled: no C++ compiler, no shim.
 mkdir -p "$out/bin" "$out/log" "$out/finding"
 echo "fuzz: building"
-if ! CXX=/nonexistent RUSTC_WRAPPER="$here/rustc.sh" cargo rustc --quiet --locked -p gpulet-fuzz --lib --crate-type staticlib \
+if ! CXX=/nonexistent RUSTC_WRAPPER="$here/rustc.sh" cargo rustc --quiet --locked \
+  -p gpulet-fuzz --lib --crate-type staticlib \
   --profile fuzz --target "$platform" --target-dir "$out" >"$out/log/build" 2>&1; then
   cat "$out/log/build" >&2
   exit 1
@@ -43,7 +44,7 @@ run() {
   mkdir -p "$found/$target"
   [ ! -f "$here/dictionary/$target" ] || dictionary=("-dict=$here/dictionary/$target")
   "$out/bin/$target" "-max_total_time=$seconds" -timeout=10 -rss_limit_mb=1024 -max_len=4096 \
-    -print_final_stats=1 "-artifact_prefix=$out/finding/$target-" "${dictionary[@]}" \
+    -entropic=0 -print_final_stats=1 "-artifact_prefix=$out/finding/$target-" "${dictionary[@]}" \
     "$found/$target" "$here/corpus/$target" >"$log" 2>&1
 }
 

@@ -12,7 +12,8 @@ for argument in "$@"; do
 done
 if [ "$target" ]; then
   case $crate in
-    gpulet_* | serde | serde_core | serde_json | serde_path_to_error | serde_spanned | toml | toml_* | winnow)
+    gpulet_* | serde | serde_core | serde_json | serde_path_to_error | serde_spanned | \
+      toml | toml_* | winnow)
       set -- "$@" -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
         -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
         -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares
