@@ -2,9 +2,9 @@
 # Builds the fuzz targets and runs them: run.sh [SECONDS_PER_TARGET (10)] [TARGET...]
 #
 # Needs clang and its libFuzzer (Debian: clang libclang-rt-14-dev), and stable Rust. As many targets
-# run at a time as there are cores. Fails on a panic, an input that takes 10 s, or 1 GiB of memory, and
-# says where the input is. What the targets find in passing is kept in target/fuzz-corpus; the seeds
-# in corpus/ are never written.
+# run at a time as there are cores. Fails on a panic, an input that takes 10 s, or 1 GiB of memory,
+# and says where the input is. What the targets find in passing is kept in target/fuzz-corpus; the
+# seeds in corpus/ are never written.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -13,7 +13,12 @@ seconds=${1:-10}
 shift || true
 targets=("$@")
 [ ${#targets[@]} -gt 0 ] || targets=(submissions frames header config model messages)
-case $seconds in '' | *[!0-9]*) echo "fuzz: seconds must be a number, is '$seconds'" >&2; exit 2 ;; esac
+case $seconds in
+  '' | *[!0-9]*)
+    echo "fuzz: seconds must be a number, is '$seconds'" >&2
+    exit 2
+    ;;
+esac
 for target in "${targets[@]}"; do
   [ -d "corpus/$target" ] || { echo "fuzz: there is no target '$target'" >&2; exit 2; }
 done
@@ -52,10 +57,15 @@ run() {
 report() {
   local target=$1 passed=$2 log=$out/log/$1 count coverage
   count=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
-  coverage=$(sed -n 's/.* cov: \([0-9]*\) ft: \([0-9]*\) .*/\1 edges, \2 features/p' "$log" | tail -n 1)
+  coverage=$(sed -n 's/.* cov: \([0-9]*\) ft: \([0-9]*\) .*/\1 edges, \2 features/p' "$log" |
+    tail -n 1)
   printf 'fuzz: %-12s %10s executions, %s%s\n' "$target" "${count:-?}" "${coverage:-no coverage}" \
     "$([ "$passed" = 0 ] || echo ': FAILED')"
-  [ "$passed" = 0 ] || { tail -n 40 "$log"; echo "fuzz: again: $out/bin/$target <the file above>"; } >&2
+  if [ "$passed" != 0 ]; then
+    grep -A 5 panicked "$log" || true
+    tail -n 40 "$log"
+    echo "fuzz: again: $out/bin/$target <the file above>"
+  fi >&2
 }
 
 failed=0

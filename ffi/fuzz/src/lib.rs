@@ -3,8 +3,8 @@
 //!
 //! `run.sh` builds this crate as a static archive with coverage counters, links it with libFuzzer
 //! under the name of each target, and runs them. A finding is run again by
-//! `target/fuzz/bin/<target> <file>`. Seeds are in `corpus/<target>/`; a plain `cargo test` runs them
-//! too, without any of that.
+//! `target/fuzz/bin/<target> <file>`. Seeds are in `corpus/<target>/`; a plain `cargo test` runs
+//! them too, without any of that.
 //!
 //! | target          | bytes of                                                          |
 //! |-----------------|-------------------------------------------------------------------|
@@ -43,7 +43,8 @@ pub const TARGETS: [(&str, Target); 6] = [
 fn of_this_program() -> Target {
     static TARGET: OnceLock<Target> = OnceLock::new();
     *TARGET.get_or_init(|| {
-        // SAFETY: installs no handler; a Rust program's start does just this, but main is libFuzzer's.
+        // SAFETY: installs no handler. The start of a Rust program does just this, and gpuletd
+        // relies on it, but here main is libFuzzer's.
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
         let program = std::env::args_os().next().unwrap_or_default();
         let name = Path::new(&program).file_name().unwrap_or(OsStr::new("")).to_owned();

@@ -1,4 +1,4 @@
-//! `model.toml`: a model that is accepted can be served, described to clients and told to executors.
+//! `model.toml`: a model that is accepted can be served, described to clients, told to executors.
 
 use std::path::Path;
 

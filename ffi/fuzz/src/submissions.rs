@@ -1,5 +1,6 @@
-//! A hostile client beside an honest one: the input says what the hostile one writes into its region
-//! and when the dispatcher has its turns. The clock is the input's too.
+//! A hostile client beside an honest one: the input says what the hostile one writes into its
+//! region, what executors report, and when the dispatcher has its turns. The clock is the input's
+//! too.
 //!
 //! After every turn the dispatcher's books must add up (`check`), only the hostile session may have
 //! broken a rule, and the honest one must have its answer. At the end nothing may be left over.
