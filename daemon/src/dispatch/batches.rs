@@ -7,7 +7,7 @@ use tracing::warn;
 
 use super::Dispatcher;
 use crate::executor::State;
-use crate::models::InstanceState;
+use crate::models::{Counters, InstanceState};
 use crate::request::{RequestId, Stage, Timing};
 use crate::wire::{BatchCommand, BatchReport, BatchRequest, RegionGeometry, ToExecutor};
 
@@ -164,8 +164,9 @@ impl Dispatcher {
         let Some(hosted) = self.models.get_mut(batch.model) else { return };
         hosted.running_count -= 1;
         hosted.counters.batch_count += 1;
-        hosted.counters.input_bytes_copied += report.input_bytes_copied;
-        hosted.counters.output_bytes_copied += report.output_bytes_copied;
+        let Counters { input_bytes_copied, output_bytes_copied, .. } = &mut hosted.counters;
+        *input_bytes_copied = input_bytes_copied.saturating_add(report.input_bytes_copied);
+        *output_bytes_copied = output_bytes_copied.saturating_add(report.output_bytes_copied);
         let mut ran = false;
         for (position, entry) in batch.entries.drain(..).enumerate() {
             let number = i32::from(report.statuses[position]);
