@@ -35,6 +35,9 @@ ffi/torch/fetch-libtorch.sh "$third_party/torch-2.11"
 LIBTORCH_DIR="$PWD/$third_party/torch-2.11/torch" CARGO_TARGET_DIR=target/torch-2.11 \
   cargo test --locked --quiet -p gpulet-torch
 
+step "the CUDA half against its headers"
+ffi/torch/check-cuda.sh "$third_party/torch-2.11"
+
 step "models in the repository"
 /usr/bin/python3 resource/models/check.py resource/models
 

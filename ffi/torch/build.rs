@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const SHIM_NAME: &str = "libgpulet_torch.so";
+const CUDA_SHIM_NAME: &str = "libgpulet_torch_cuda.so";
 const SYSTEM_HEADERS: &str = "/usr/include/torch";
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -25,18 +26,32 @@ struct Libtorch {
 }
 
 fn main() -> Result<()> {
-    for path in ["build.rs", "shim.cc", "shim.h", "shim"] {
+    for path in ["build.rs", "shim.cc", "shim.h", "shim_cuda.cc", "shim_cuda.h", "shim"] {
         println!("cargo::rerun-if-changed={path}");
     }
-    println!("cargo::rerun-if-env-changed=LIBTORCH_DIR");
-    let built = build_shim()?;
-    let baked = built.as_deref().and_then(Path::to_str).unwrap_or_default();
-    println!("cargo::rustc-env=GPULET_TORCH_SHIM_BUILT={baked}");
+    for variable in ["LIBTORCH_DIR", "CUDA_HOME"] {
+        println!("cargo::rerun-if-env-changed={variable}");
+    }
+    let built = build_shims()?;
+    for (variable, shim) in [
+        ("GPULET_TORCH_SHIM_BUILT", &built.shim),
+        ("GPULET_TORCH_CUDA_SHIM_BUILT", &built.cuda_shim),
+    ] {
+        let baked = shim.as_deref().and_then(Path::to_str).unwrap_or_default();
+        println!("cargo::rustc-env={variable}={baked}");
+    }
     Ok(())
 }
 
-/// Returns the finished shim, or nothing where there is no libtorch to build it against.
-fn build_shim() -> Result<Option<PathBuf>> {
+/// What could be built.
+#[derive(Default)]
+struct Built {
+    shim: Option<PathBuf>,
+    cuda_shim: Option<PathBuf>,
+}
+
+/// Builds the shim where there is a libtorch, and its CUDA half where that one is for CUDA too.
+fn build_shims() -> Result<Built> {
     let mut build = cc::Build::new();
     build.cpp(true).std("c++20").pic(true).opt_level(2).debug(false).warnings(true);
     let compiler = build.try_get_compiler()?;
@@ -45,36 +60,109 @@ fn build_shim() -> Result<Option<PathBuf>> {
         println!(
             "cargo::warning=no C++ compiler ({path}: {error}): models cannot run. Install g++"
         );
-        return Ok(None);
+        return Ok(Built::default());
     }
     let Some(libtorch) = find_libtorch(&compiler)? else {
         println!(
             "cargo::warning=no libtorch found: models cannot run. Install libtorch-dev, or set \
              LIBTORCH_DIR to a torch folder with include/ and lib/, and build again"
         );
-        return Ok(None);
+        return Ok(Built::default());
     };
     println!("cargo::rerun-if-changed={}", libtorch.version_header.display());
 
+    let shim = compile(
+        &compiler,
+        &libtorch,
+        &Source {
+            file: "shim.cc",
+            library: libtorch.library.clone(),
+            include_flags: Vec::new(),
+            also: vec![libtorch.library.with_file_name("libc10.so")],
+            name: SHIM_NAME,
+        },
+    )?;
+    Ok(Built { shim: Some(shim), cuda_shim: build_cuda_shim(&compiler, &libtorch)? })
+}
+
+fn build_cuda_shim(compiler: &cc::Tool, libtorch: &Libtorch) -> Result<Option<PathBuf>> {
+    let beside = |name: &str| libtorch.library.with_file_name(name);
+    let library = beside("libtorch_cuda.so");
+    if !library.exists() {
+        return Ok(None);
+    }
+    let Some((include, cudart)) = find_cuda(&libtorch.library) else {
+        println!(
+            "cargo::warning=no CUDA headers found: models cannot run on GPUs. Install CUDA's \
+             runtime headers, or set CUDA_HOME to a folder with include/, and build again"
+        );
+        return Ok(None);
+    };
+    let shim = compile(
+        compiler,
+        libtorch,
+        &Source {
+            file: "shim_cuda.cc",
+            include_flags: vec![format!("-isystem{}", include.display())],
+            also: vec![
+                beside("libc10_cuda.so"),
+                libtorch.library.clone(),
+                beside("libc10.so"),
+                cudart,
+            ],
+            library,
+            name: CUDA_SHIM_NAME,
+        },
+    )?;
+    Ok(Some(shim))
+}
+
+/// CUDA's runtime: its headers, and the library that this libtorch itself loads.
+fn find_cuda(libtorch_cpu: &Path) -> Option<(PathBuf, PathBuf)> {
+    // Beside the wheel of libtorch lie the wheels that it needs.
+    let wheels = libtorch_cpu.ancestors().nth(3)?.join("nvidia/cu13");
+    let home = env::var_os("CUDA_HOME").map(PathBuf::from);
+    let homes = home.into_iter().chain([wheels.clone(), PathBuf::from("/usr/local/cuda")]);
+    // `crt/host_defines.h` is a package of its own, and the one that is left out.
+    let include = homes
+        .map(|home| home.join("include"))
+        .find(|include| include.join("crt/host_defines.h").exists())?;
+    let libraries = [wheels.join("lib"), include.parent()?.join("lib64")];
+    let cudart = libraries.iter().map(|folder| folder.join("libcudart.so.13"));
+    Some((include, cudart.into_iter().find(|library| library.exists())?))
+}
+
+/// One of our two sources, and what it is compiled and linked with.
+struct Source {
+    file: &'static str,
+    /// The library of libtorch that the shim names to be opened first.
+    library: PathBuf,
+    include_flags: Vec<String>,
+    also: Vec<PathBuf>,
+    name: &'static str,
+}
+
+fn compile(compiler: &cc::Tool, libtorch: &Libtorch, source: &Source) -> Result<PathBuf> {
     let out_dir = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
-    let shim = out_dir.join(SHIM_NAME);
+    let shim = out_dir.join(source.name);
     let mut command = compiler.to_command();
     command
         .args(["-shared", "-fvisibility=hidden", "-DAT_PER_OPERATOR_HEADERS"])
-        .arg(format!("-DGTORCH_LIBTORCH=\"{}\"", libtorch.library.display()))
+        .arg(format!("-DGTORCH_LIBTORCH=\"{}\"", source.library.display()))
         .args(&libtorch.include_flags)
-        .arg("shim.cc")
+        .args(&source.include_flags)
+        .arg(source.file)
         .arg("-o")
         .arg(&shim)
-        .arg(format!("-Wl,-soname,{SHIM_NAME}"))
+        .arg(format!("-Wl,-soname,{}", source.name))
         .arg("-Wl,-z,defs")
-        .arg(&libtorch.library)
-        .arg(libtorch.library.with_file_name("libc10.so"));
+        .arg(&source.library)
+        .args(&source.also);
     if !command.status()?.success() {
-        return Err(format!("the C++ compiler failed on shim.cc: {command:?}").into());
+        return Err(format!("the C++ compiler failed on {}: {command:?}", source.file).into());
     }
     publish(&shim, &out_dir)?;
-    Ok(Some(shim))
+    Ok(shim)
 }
 
 fn find_libtorch(compiler: &cc::Tool) -> Result<Option<Libtorch>> {
@@ -136,8 +224,9 @@ fn from_system(compiler: &cc::Tool) -> Result<Option<Libtorch>> {
 fn publish(shim: &Path, out_dir: &Path) -> Result<()> {
     // OUT_DIR is target/<profile>/build/<crate>-<hash>/out.
     let profile_dir = out_dir.ancestors().nth(3).ok_or("OUT_DIR is not inside a target folder")?;
-    let fresh = profile_dir.join(format!(".{SHIM_NAME}.{}", std::process::id()));
+    let name = shim.file_name().ok_or("a shim with no name")?.to_string_lossy();
+    let fresh = profile_dir.join(format!(".{name}.{}", std::process::id()));
     fs::copy(shim, &fresh)?;
-    fs::rename(&fresh, profile_dir.join(SHIM_NAME))?;
+    fs::rename(&fresh, profile_dir.join(&*name))?;
     Ok(())
 }

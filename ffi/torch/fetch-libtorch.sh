@@ -11,6 +11,8 @@ set -eu
 torch=2.11.0
 cudart=13.0.96
 cupti=13.0.85
+# Headers without which those of cudart do not compile: our CUDA half needs them.
+crt=13.0.88
 python=${PYTHON:-/usr/bin/python3}
 
 if [ $# -ne 1 ]; then
@@ -18,7 +20,7 @@ if [ $# -ne 1 ]; then
     exit 2
 fi
 dir=$1
-stamp=$dir/complete-torch-$torch-cudart-$cudart-cupti-$cupti
+stamp=$dir/complete-torch-$torch-cudart-$cudart-cupti-$cupti-crt-$crt
 if [ -e "$stamp" ]; then
     echo "$dir/torch"
     exit 0
@@ -41,7 +43,8 @@ if ! "$python" -m pip --version >/dev/null 2>&1; then
 fi
 "$python" -m pip install --quiet --no-deps --no-compile --no-cache-dir --root-user-action=ignore \
     --target "$fresh/all" \
-    "torch==$torch" "nvidia-cuda-runtime==$cudart" "nvidia-cuda-cupti==$cupti" >&2
+    "torch==$torch" "nvidia-cuda-runtime==$cudart" "nvidia-cuda-cupti==$cupti" \
+    "nvidia-cuda-crt==$crt" >&2
 
 # Keep what compiling and running on a CPU takes, where it lay: the libraries find each other by
 # paths relative to themselves. Licences stay with the files.
@@ -50,6 +53,7 @@ fi
     mkdir -p ../kept/torch/lib ../kept/nvidia/cu13/lib
     mv torch/include ../kept/torch/
     mv torch/lib/libtorch_cpu.so torch/lib/libc10.so torch/lib/libgomp*.so* ../kept/torch/lib/
+    mv nvidia/cu13/include ../kept/nvidia/cu13/
     mv nvidia/cu13/lib/libcudart.so.* nvidia/cu13/lib/libcupti.so.* ../kept/nvidia/cu13/lib/
     mv ./*.dist-info ../kept/
 )

@@ -23,6 +23,7 @@
 //! # }
 //! ```
 
+pub mod cuda;
 mod error;
 mod module;
 mod open;
@@ -34,7 +35,10 @@ use std::path::Path;
 
 pub use error::{Error, Raised};
 pub use module::{Input, InputKind, Module, OUTPUT_COUNT_MAX, Optimised, RunReport, Signature};
-pub use open::{LIBTORCH_VARIABLE, OpenError, Options, SHIM_NAME, SHIM_VARIABLE, built_shim};
+pub use open::{
+    CUDA_SHIM_NAME, CUDA_SHIM_VARIABLE, LIBTORCH_VARIABLE, OpenError, Options, SHIM_NAME,
+    SHIM_VARIABLE, built_shim,
+};
 pub use tensor::{
     Dtype, Element, RANK_MAX, TensorError, TensorMut, TensorRef, TensorSpec, bytes_of,
 };

@@ -340,6 +340,15 @@ impl Module {
         specs.iter().map(spec_of).collect()
     }
 
+    pub(crate) fn raw(&self) -> NonNull<sys::Module> {
+        self.raw
+    }
+
+    /// Frees what the shim made, in either of its halves.
+    pub(crate) fn free_function(&self) -> unsafe extern "C" fn(*mut sys::Module) {
+        self.torch.functions().free
+    }
+
     fn take_turn(&self) -> Option<std::sync::MutexGuard<'_, ()>> {
         // The lock guards no data of ours, so a panic elsewhere leaves nothing broken behind.
         self.signature.mutates.then(|| self.turn.lock().unwrap_or_else(PoisonError::into_inner))

@@ -12,17 +12,45 @@ use std::{env, fs, io};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
 
-use crate::sys::{self, Functions};
+use crate::sys::{self, CudaFunctions, Functions};
 use crate::{CONFIG_BYTES, text_from};
 
-/// File name of the CPU shim. A GPU's shim is another file with another name beside it.
+/// File name of the shim.
 pub const SHIM_NAME: &str = "libgpulet_torch.so";
+/// File name of the shim's CUDA half.
+pub const CUDA_SHIM_NAME: &str = "libgpulet_torch_cuda.so";
 /// Names the shim's file, and rules out every other place it might be.
 pub const SHIM_VARIABLE: &str = "GPULET_TORCH_SHIM";
+/// The same for the CUDA half.
+pub const CUDA_SHIM_VARIABLE: &str = "GPULET_TORCH_CUDA_SHIM";
 /// Names the libtorch folder, when building and when running.
 pub const LIBTORCH_VARIABLE: &str = "LIBTORCH_DIR";
 
-const MARKER: &[u8] = b"gpulet-torch-shim\n";
+/// One of the two libraries that we compile: what tells it from the other.
+#[derive(Debug)]
+pub(crate) struct Kind {
+    name: &'static str,
+    variable: &'static str,
+    marker: &'static [u8],
+    abi: i32,
+    built: &'static str,
+}
+
+static SHIM: Kind = Kind {
+    name: SHIM_NAME,
+    variable: SHIM_VARIABLE,
+    marker: b"gpulet-torch-shim\n",
+    abi: sys::ABI,
+    built: env!("GPULET_TORCH_SHIM_BUILT"),
+};
+
+static CUDA_SHIM: Kind = Kind {
+    name: CUDA_SHIM_NAME,
+    variable: CUDA_SHIM_VARIABLE,
+    marker: b"gpulet-torch-cuda-shim\n",
+    abi: sys::CUDA_ABI,
+    built: env!("GPULET_TORCH_CUDA_SHIM_BUILT"),
+};
 
 /// Where to look, before the usual places. The default looks only in those.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,11 +68,13 @@ pub struct Options {
 pub enum OpenError {
     /// No shim in any place.
     #[error(
-        "no {SHIM_NAME} in {}; it is built where libtorch is found: install libtorch-dev, or set \
+        "no {name} in {}; it is built where libtorch is found: install libtorch-dev, or set \
          {LIBTORCH_VARIABLE} to a torch folder with include/ and lib/, and build again",
         list(tried)
     )]
     NoShim {
+        /// The file's name.
+        name: &'static str,
         /// Every path that was tried.
         tried: Vec<PathBuf>,
     },
@@ -63,13 +93,15 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// The shim belongs to another version of this program.
-    #[error("{}: shim of ABI {found}, this program needs ABI {}; build both together",
-        path.display(), sys::ABI)]
+    #[error("{}: shim of ABI {found}, this program needs ABI {needed}; build both together",
+        path.display())]
     Abi {
         /// The file.
         path: PathBuf,
         /// Its ABI number.
         found: String,
+        /// The one that this program speaks.
+        needed: i32,
     },
     /// The library the shim was compiled against is not there.
     #[error(
@@ -136,12 +168,16 @@ static OPENED: Mutex<Option<&'static Opened>> = Mutex::new(None);
 /// Where the build left the shim, if it built one.
 #[must_use]
 pub fn built_shim() -> Option<&'static Path> {
-    Some(Path::new(env!("GPULET_TORCH_SHIM_BUILT"))).filter(|path| !path.as_os_str().is_empty())
+    built(&SHIM)
+}
+
+fn built(kind: &Kind) -> Option<&'static Path> {
+    Some(Path::new(kind.built)).filter(|path| !path.as_os_str().is_empty())
 }
 
 pub(crate) fn open(options: &Options) -> Result<&'static Opened, OpenError> {
-    let shim = find_shim(options)?;
-    let marker = read_marker(&shim)?;
+    let shim = find_shim(&SHIM, options.shim.as_deref())?;
+    let marker = read_marker(&SHIM, &shim)?;
     let libtorch = find_libtorch(options, &shim, &marker)?;
 
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -163,6 +199,36 @@ pub(crate) fn open(options: &Options) -> Result<&'static Opened, OpenError> {
         Box::leak(Box::new(Opened { functions, shim, libtorch, version: marker.version }));
     *opened = Some(fresh);
     Ok(fresh)
+}
+
+static CUDA_OPENED: Mutex<Option<&'static CudaFunctions>> = Mutex::new(None);
+
+/// Opens the CUDA half after the other one; its libtorch_cuda lies beside that one's libtorch_cpu.
+pub(crate) fn open_cuda(
+    opened: &Opened,
+    shim: Option<&Path>,
+) -> Result<&'static CudaFunctions, OpenError> {
+    let mut cuda = CUDA_OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(functions) = *cuda {
+        return Ok(functions);
+    }
+    let shim = find_shim(&CUDA_SHIM, shim)?;
+    let marker = read_marker(&CUDA_SHIM, &shim)?;
+    if marker.version != opened.version {
+        let (wanted, found) = (marker.version, opened.version.clone());
+        return Err(OpenError::Version { shim, wanted, libtorch: opened.libtorch.clone(), found });
+    }
+    let folder = opened.libtorch.parent().map(Path::to_owned);
+    let options = Options { libtorch_dir: folder, shim: None };
+    let libtorch = find_libtorch(&options, &shim, &marker)?;
+    let _ = open_library(&libtorch, RTLD_NOW | RTLD_GLOBAL)?;
+    let library = open_library(&shim, RTLD_NOW | RTLD_LOCAL)?;
+    // SAFETY: as for the first half.
+    let functions = unsafe { CudaFunctions::load(library) };
+    let functions: &'static CudaFunctions =
+        Box::leak(Box::new(functions.map_err(|error| load_error(&shim, &error))?));
+    *cuda = Some(functions);
+    Ok(functions)
 }
 
 fn load(shim: &Path, libtorch: &Path) -> Result<Functions, OpenError> {
@@ -209,28 +275,28 @@ fn open_library(path: &Path, flags: i32) -> Result<&'static Library, OpenError> 
     }
 }
 
-fn find_shim(options: &Options) -> Result<PathBuf, OpenError> {
-    let named = options.shim.clone().or_else(|| variable(SHIM_VARIABLE));
+fn find_shim(kind: &Kind, named: Option<&Path>) -> Result<PathBuf, OpenError> {
+    let named = named.map(Path::to_owned).or_else(|| variable(kind.variable));
     let candidates = match named {
         Some(path) => vec![path],
-        None => usual_places(),
+        None => usual_places(kind),
     };
     // Absolute and without links, so that two names of one file are one file.
     match candidates.iter().find_map(|path| fs::canonicalize(path).ok()) {
         Some(path) => Ok(path),
-        None => Err(OpenError::NoShim { tried: candidates }),
+        None => Err(OpenError::NoShim { name: kind.name, tried: candidates }),
     }
 }
 
-fn usual_places() -> Vec<PathBuf> {
+fn usual_places(kind: &Kind) -> Vec<PathBuf> {
     let mut places = Vec::new();
     if let Some(folder) = env::current_exe().ok().as_deref().and_then(Path::parent) {
-        places.push(folder.join(SHIM_NAME));
+        places.push(folder.join(kind.name));
         if let Some(prefix) = folder.parent() {
-            places.push(prefix.join("lib/gpulet").join(SHIM_NAME));
+            places.push(prefix.join("lib/gpulet").join(kind.name));
         }
     }
-    places.extend(built_shim().map(Path::to_owned));
+    places.extend(built(kind).map(Path::to_owned));
     places
 }
 
@@ -260,24 +326,24 @@ struct Marker {
     libtorch: PathBuf,
 }
 
-fn read_marker(shim: &Path) -> Result<Marker, OpenError> {
+fn read_marker(kind: &Kind, shim: &Path) -> Result<Marker, OpenError> {
     let path = || shim.to_owned();
     let bytes = fs::read(shim).map_err(|source| OpenError::Read { path: path(), source })?;
-    let fields = marker_fields(&bytes).ok_or_else(|| OpenError::NotShim { path: path() })?;
+    let fields = marker_fields(kind, &bytes).ok_or_else(|| OpenError::NotShim { path: path() })?;
     let field = |key: &str| {
         let found = fields.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
         found.ok_or_else(|| OpenError::NotShim { path: path() })
     };
     let abi = field("abi")?;
-    if abi.parse() != Ok(sys::ABI) {
-        return Err(OpenError::Abi { path: path(), found: abi.to_owned() });
+    if abi.parse() != Ok(kind.abi) {
+        return Err(OpenError::Abi { path: path(), found: abi.to_owned(), needed: kind.abi });
     }
     Ok(Marker { version: field("version")?.to_owned(), libtorch: field("libtorch")?.into() })
 }
 
-fn marker_fields(file: &[u8]) -> Option<&str> {
-    let start = file.windows(MARKER.len()).position(|window| window == MARKER)?;
-    let fields = &file[start + MARKER.len()..];
+fn marker_fields<'a>(kind: &Kind, file: &'a [u8]) -> Option<&'a str> {
+    let start = file.windows(kind.marker.len()).position(|window| window == kind.marker)?;
+    let fields = &file[start + kind.marker.len()..];
     let end = fields.iter().position(|byte| *byte == 0)?;
     std::str::from_utf8(&fields[..end]).ok()
 }

@@ -69,21 +69,23 @@ pub struct Module {
     _opaque: [u8; 0],
 }
 
-/// Declares the function table and the code that fills it from a library.
+/// Declares a function table and the code that fills it from a library.
 macro_rules! functions {
-    ($($name:ident = $symbol:literal: fn($($arg:ty),*) $(-> $ret:ty)?;)*) => {
-        /// The shim's functions. Every pointer is valid as long as the library stays open, which
+    ($table:ident {
+        $($name:ident = $symbol:literal: fn($($arg:ty),*) $(-> $ret:ty)?;)*
+    }) => {
+        /// A shim's functions. Every pointer is valid as long as the library stays open, which
         /// is for ever: libtorch's threads make unloading it unsound.
         #[derive(Debug)]
-        pub struct Functions {
+        pub struct $table {
             $(pub $name: unsafe extern "C" fn($($arg),*) $(-> $ret)?,)*
         }
 
-        impl Functions {
+        impl $table {
             /// Looks every function up.
             ///
             /// # Safety
-            /// `library` must be a shim whose `shim.h` is this one (same `GTORCH_ABI`), and must
+            /// `library` must be a shim whose header is this one (same ABI number), and must
             /// never be closed.
             pub unsafe fn load(
                 library: &libloading::os::unix::Library,
@@ -100,7 +102,7 @@ macro_rules! functions {
     };
 }
 
-functions! {
+functions! { Functions {
     error_text = b"gtorch_error_text": fn() -> *const c_char;
     config = b"gtorch_config": fn(*mut c_char, usize) -> i32;
     set_threads = b"gtorch_set_threads": fn(i32) -> i32;
@@ -122,4 +124,43 @@ functions! {
     probe = b"gtorch_module_probe": fn(
         *const Module, *const Tensor, usize, *mut Tensor, usize, *mut usize) -> i32;
     free = b"gtorch_module_free": fn(*mut Module);
+} }
+
+/// `GTORCH_CUDA_ABI`.
+pub const CUDA_ABI: i32 = 1;
+
+/// `gtorch_precision`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Precision {
+    pub dtype: i32,
+    pub tf32: i32,
+    pub channels_last: i32,
+    pub search: i32,
 }
+
+const _: () = assert!(size_of::<Precision>() == 16);
+
+/// `gtorch_graph`: never looked into.
+#[repr(C)]
+pub struct Graph {
+    _opaque: [u8; 0],
+}
+
+functions! { CudaFunctions {
+    error_text = b"gtorch_cuda_error_text": fn() -> *const c_char;
+    open = b"gtorch_cuda_open": fn(i32) -> i32;
+    place = b"gtorch_cuda_place": fn(
+        *const Module, i32, *const Precision, *mut *mut Module) -> i32;
+    run = b"gtorch_cuda_run": fn(
+        *const Module, i32, *mut c_void, *const Precision,
+        *const Tensor, usize, *const Tensor, usize) -> i32;
+    pool = b"gtorch_cuda_pool": fn(*mut u64) -> i32;
+    capture = b"gtorch_cuda_capture": fn(
+        *const Module, i32, *mut c_void, *const u64, *const Precision,
+        *const Tensor, usize, *const Tensor, usize, *mut *mut Graph) -> i32;
+    graph_exec = b"gtorch_cuda_graph_exec": fn(*const Graph) -> *mut c_void;
+    graph_free = b"gtorch_cuda_graph_free": fn(*mut Graph);
+    memory = b"gtorch_cuda_memory": fn(i32, *mut u64, *mut u64) -> i32;
+    trim = b"gtorch_cuda_trim": fn() -> i32;
+} }
