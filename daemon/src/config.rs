@@ -6,8 +6,10 @@
 //! [`crate::model::scan`] and [`Config::check_models`].
 
 mod access;
+mod cuda;
+mod gpulet;
+mod limits;
 mod raw;
-mod sections;
 
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -16,6 +18,8 @@ use std::path::{Path, PathBuf};
 use toml::{Spanned, Value};
 
 pub use self::access::Access;
+pub use self::cuda::{Cuda, DEFAULT_KERNEL_CACHE, DEFAULT_MPS_CONTROL, DEFAULT_MPS_DIRECTORY, Mps};
+pub use self::gpulet::{DeviceName, Gpulet, Mechanism, ModelSet};
 use self::raw::RawConfig;
 use crate::document::{self, Document, Problem};
 use crate::limits::{DURATION_MAX_NS, Limits, MODEL_ROOTS_MAX, SOCKET_PATH_BYTES, SPIN_MAX_NS};
@@ -56,6 +60,10 @@ pub struct Config {
     pub access: Access,
     /// Maxima.
     pub limits: Limits,
+    /// What executors on GPUs load.
+    pub cuda: Cuda,
+    /// How MPS is run, where a gpulet needs it.
+    pub mps: Mps,
     /// At least one.
     pub gpulets: Vec<Gpulet>,
 }
@@ -70,50 +78,6 @@ pub enum Spin {
     },
     /// Never sleep.
     Always,
-}
-
-/// One share of a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gpulet {
-    /// Unique.
-    pub name: String,
-    /// How the share is held.
-    pub mechanism: Mechanism,
-    /// 1 to 100; those on the CPU add up to at most 100.
-    pub share_pct: u8,
-    /// What may run there.
-    pub models: ModelSet,
-}
-
-/// How a share is held.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Mechanism {
-    /// A process with so many threads on CPUs of its own.
-    Cpu,
-    /// No device: answers after the time that a profile says, outputs zeroed.
-    Replay {
-        /// Directory of `<model>.json`.
-        profiles_dir: PathBuf,
-    },
-}
-
-/// Which models.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ModelSet {
-    /// Every one there is.
-    All,
-    /// These, at least one, each once.
-    Named(Vec<String>),
-}
-
-impl ModelSet {
-    /// Whether the model of this name is in the set.
-    pub fn contains(&self, name: &str) -> bool {
-        match self {
-            ModelSet::All => true,
-            ModelSet::Named(names) => names.iter().any(|named| named == name),
-        }
-    }
 }
 
 /// Why there is no configuration.
@@ -212,8 +176,10 @@ fn check(raw: &RawConfig, path: &Path, base: &Path, document: &mut Document<'_>)
         ),
         spin: spin(raw.spin_us.as_ref(), document),
         access: access::check(&raw.access, document),
-        limits: sections::limits(&raw.limits, document),
-        gpulets: sections::gpulets(&raw.gpulet, base, document),
+        limits: limits::check(&raw.limits, document),
+        cuda: cuda::check_cuda(&raw.cuda, base, document),
+        mps: cuda::check_mps(&raw.mps, base, document),
+        gpulets: gpulet::check(&raw.gpulet, base, document),
     }
 }
 

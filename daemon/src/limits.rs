@@ -22,6 +22,10 @@ pub const MODELS_HARD_MAX: u32 = 1024;
 pub const ENTRIES_PER_TURN_HARD_MAX: u32 = 4096;
 /// Gpulets, and so executors.
 pub const GPULETS_MAX: usize = 64;
+/// GPUs of one host.
+pub const DEVICES_MAX: u32 = 64;
+/// MiB of device memory that a gpulet may be given: more than any device has.
+pub const DEVICE_MEMORY_MAX_MIB: u64 = 1 << 20;
 /// Directories of models.
 pub const MODEL_ROOTS_MAX: usize = 64;
 /// Users on the allow list, and groups.

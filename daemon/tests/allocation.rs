@@ -133,7 +133,8 @@ impl Drop for Bed {
 
 fn start_executor(program: &Path, poll: &Poll, profiles_dir: &Path) -> Executor {
     let mechanism = Mechanism::Replay { profiles_dir: profiles_dir.to_owned() };
-    let gpulet = Gpulet { name: "r0".to_owned(), mechanism, share_pct: 100, models: ModelSet::All };
+    let (name, models) = ("r0".to_owned(), ModelSet::All);
+    let gpulet = Gpulet { name, mechanism, share_pct: 100, memory_bytes: None, models };
     let start = Start {
         gpulet: "r0".to_owned(),
         backend: Backend::Replay { profiles_dir: profiles_dir.to_owned() },

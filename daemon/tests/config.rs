@@ -4,7 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
-use gpulet_daemon::config::{Config, ConfigError, Gpulet, Mechanism, ModelSet, Spin};
+use gpulet_daemon::config::{
+    Config, ConfigError, Cuda, DeviceName, Gpulet, Mechanism, ModelSet, Mps, Spin,
+};
 use gpulet_daemon::limits::Limits;
 use gpulet_daemon::model;
 use proptest::prelude::*;
@@ -44,8 +46,18 @@ fn an_empty_file_is_all_defaults() {
     assert!(config.access.uids.contains(&0));
     assert!(config.access.gids.is_empty());
     assert_eq!(config.limits, Limits::default());
-    let (name, mechanism) = ("cpu0".to_owned(), Mechanism::Cpu);
-    assert_eq!(config.gpulets, [Gpulet { name, mechanism, share_pct: 100, models: ModelSet::All }]);
+    let cuda = Cuda { shim: None, kernel_cache: "/var/cache/gpulet".into(), nvrtc: None };
+    assert_eq!(config.cuda, cuda);
+    let (control, directory) = ("nvidia-cuda-mps-control".into(), "/run/gpulet/mps".into());
+    assert_eq!(config.mps, Mps { control, directory, adopt: false, green: false });
+    let gpulet = Gpulet {
+        name: "cpu0".to_owned(),
+        mechanism: Mechanism::Cpu,
+        share_pct: 100,
+        memory_bytes: None,
+        models: ModelSet::All,
+    };
+    assert_eq!(config.gpulets, [gpulet]);
 }
 
 #[test]
@@ -196,7 +208,7 @@ fn gpulets_have_rules() {
         let rule = format!("must be 1 to 100, is {number}");
         refused(&text, 4, "gpulet[0].share_pct", &rule);
     }
-    let rule = "must be \"cpu\" or \"replay\", is \"gpu\"";
+    let rule = "must be \"cpu\", \"replay\", \"mps\" or \"green\", is \"gpu\"";
     refused(&gpulet("mechanism = 'gpu'\nshare_pct = 1"), 3, "gpulet[0].mechanism", rule);
     let rule = "must be given with mechanism = \"replay\": the directory of profiles";
     refused(&gpulet("mechanism = 'replay'\nshare_pct = 1"), 3, "gpulet[0].profiles", rule);
@@ -217,6 +229,122 @@ fn shares_of_the_cpu_do_not_overlap() {
     let rule = "must not add up to more than 100 on cpu, adds up to 150";
     refused(&three("'cpu'"), 12, "gpulet[2].share_pct", rule);
     assert_eq!(parse(&three("'replay'\nprofiles='p'")).unwrap().gpulets.len(), 3);
+}
+
+const UUID: &str = "GPU-8f0e3a21-77b4-4c1d-9e52-0123456789ab";
+
+/// Gpulets of so many percent each, by mechanism and device as the file has them.
+fn on_gpus(parts: &[(&str, &str, u8)]) -> String {
+    let part = |(index, (mechanism, device, pct)): (usize, &(&str, &str, u8))| {
+        format!(
+            "[[gpulet]]\nname = 'g{index}'\nmechanism = '{mechanism}'\n\
+             share_pct = {pct}\ndevice = {device}\n"
+        )
+    };
+    parts.iter().enumerate().map(part).collect()
+}
+
+#[test]
+fn gpulets_on_gpus_can_be_said() {
+    let text =
+        on_gpus(&[("mps", "0", 60), ("mps", "0", 40), ("green", "1", 25), ("green", "1", 75)]);
+    let text = text
+        + "memory_mib = 4096\n[cuda]\nshim = 'shim.so'\nkernel_cache = '/c'\n\
+                       nvrtc = '/n.so'\n[mps]\ncontrol = 'bin/control'\ndirectory = 'mps'\n\
+                       adopt = true\ngreen = true\n";
+    let config = parse(&text).unwrap();
+    assert_eq!(config.gpulets[0].mechanism, Mechanism::Mps { device: DeviceName::Index(0) });
+    assert_eq!(config.gpulets[2].mechanism, Mechanism::Green { device: DeviceName::Index(1) });
+    assert_eq!(config.gpulets[2].memory_bytes, None);
+    assert_eq!(config.gpulets[3].memory_bytes, Some(4 << 30));
+    let (shim, nvrtc) = (Some("/etc/gpulet/shim.so".into()), Some("/n.so".into()));
+    assert_eq!(config.cuda, Cuda { shim, kernel_cache: "/c".into(), nvrtc });
+    let (control, directory) = ("/etc/gpulet/bin/control".into(), "/etc/gpulet/mps".into());
+    assert_eq!(config.mps, Mps { control, directory, adopt: true, green: true });
+    assert_eq!(config.mps.pipe_dir(), Path::new("/etc/gpulet/mps/pipe"));
+    let named = parse("[mps]\ncontrol = 'control'").unwrap().mps.control;
+    assert_eq!(named, Path::new("control"), "a name alone is looked up in PATH");
+    let config = parse(&on_gpus(&[("mps", &format!("'{}'", UUID.to_uppercase()), 1)])).unwrap();
+    let device = DeviceName::Uuid(UUID.to_owned());
+    assert_eq!(config.gpulets[0].mechanism.device(), Some(&device));
+}
+
+#[test]
+fn devices_have_rules() {
+    for (value, said) in [
+        ("-1", "-1"),
+        ("64", "64"),
+        ("1.5", "1.5"),
+        ("'GPU-8f0e3a21'", "\"GPU-8f0e3a21\""),
+        (
+            "'MIG-8f0e3a21-77b4-4c1d-9e52-0123456789ab'",
+            "\"MIG-8f0e3a21-77b4-4c1d-9e52-0123456789ab\"",
+        ),
+        ("''", "\"\""),
+    ] {
+        let rule = format!(
+            "must be an index, 0 to 63, or a whole UUID as nvidia-smi -L shows it \
+             (\"GPU-...\"), is {said}"
+        );
+        refused(&on_gpus(&[("mps", value, 1)]), 5, "gpulet[0].device", &rule);
+    }
+    let rule = "must be given with mechanism = \"green\": a GPU's index or UUID";
+    refused(&gpulet("mechanism = 'green'\nshare_pct = 1"), 3, "gpulet[0].device", rule);
+    for (mechanism, rest) in [("cpu", ""), ("replay", "profiles = 'p'\n")] {
+        let rule = format!("must be absent with mechanism = {mechanism:?}, which uses no GPU");
+        let text = on_gpus(&[(mechanism, "0", 1)]) + rest;
+        refused(&text, 5, "gpulet[0].device", &rule);
+        let text = text.replace("device = 0", "memory_mib = 1");
+        refused(&text, 5, "gpulet[0].memory_mib", &rule);
+    }
+    for number in [0, 1_048_577, -1] {
+        let text = on_gpus(&[("mps", "0", 1)]) + &format!("memory_mib = {number}");
+        let rule = format!("must be 1 to 1048576, is {number}");
+        refused(&text, 6, "gpulet[0].memory_mib", &rule);
+    }
+    let rule = "must be absent with mechanism = \"mps\", which measures its profiles";
+    let text = on_gpus(&[("mps", "0", 1)]) + "profiles = 'p'";
+    refused(&text, 6, "gpulet[0].profiles", rule);
+}
+
+#[test]
+fn shares_of_a_device_do_not_overlap() {
+    for mechanism in ["mps", "green"] {
+        let part = |device, pct| (mechanism, device, pct);
+        let rule = "must not add up to more than 100 on device 1, adds up to 101";
+        let text = on_gpus(&[part("1", 60), part("0", 100), part("1", 41)]);
+        refused(&text, 14, "gpulet[2].share_pct", rule);
+        parse(&on_gpus(&[part("1", 60), part("0", 100), part("1", 40)])).unwrap();
+    }
+    let rule = "must be \"mps\", by which gpulet \"g0\" cuts device 3";
+    let text = on_gpus(&[("mps", "3", 10), ("green", "3", 10)]);
+    refused(&text, 8, "gpulet[1].mechanism", rule);
+    let uuid = format!("'{UUID}'");
+    let rule = "must be an index as in gpulet \"g0\", is a UUID";
+    refused(&on_gpus(&[("mps", "0", 10), ("green", &uuid, 10)]), 10, "gpulet[1].device", rule);
+    let rule = format!("must not add up to more than 100 on device {UUID}, adds up to 110");
+    let text = on_gpus(&[("mps", &uuid, 10), ("mps", &uuid.to_uppercase(), 100)]);
+    refused(&text, 9, "gpulet[1].share_pct", &rule);
+}
+
+#[test]
+fn mps_and_cuda_have_rules() {
+    let rule = "must be a path, is empty or has a NUL";
+    for (section, keys) in
+        [("mps", &["control", "directory"][..]), ("cuda", &["shim", "kernel_cache", "nvrtc"])]
+    {
+        for key in keys {
+            refused(&format!("[{section}]\n{key} = ''"), 2, &format!("{section}.{key}"), rule);
+        }
+    }
+    let long = format!("/{}", "x".repeat(84));
+    let rule = format!(
+        "must have at most 83 bytes as an absolute path, for MPS has sockets in it, is {long}"
+    );
+    refused(&format!("[mps]\ndirectory = '{long}'"), 2, "mps.directory", &rule);
+    parse(&format!("[mps]\ndirectory = '{}'", &long[..83])).unwrap();
+    assert!(refusal("[mps]\nadopt = 1").contains(":2: mps.adopt: invalid type"));
+    assert!(refusal("[cuda]\nnvcc = 'x'").contains(":2: cuda.nvcc: unknown field `nvcc`"));
 }
 
 #[test]
@@ -290,7 +418,7 @@ fn the_examples_are_good() {
         }
     }
     names.sort();
-    assert_eq!(names, ["demo", "gpuletd", "replay"]);
+    assert_eq!(names, ["demo", "gpu", "gpuletd", "replay"]);
 }
 
 /// The documented default configuration says what an empty one means.
@@ -313,6 +441,8 @@ fn the_documented_defaults_are_the_defaults() {
     assert_eq!(said.limits, empty.limits);
     assert_eq!(shown.limits, empty.limits);
     assert_eq!(shown.gpulets, empty.gpulets);
+    assert_eq!(shown.mps, empty.mps);
+    assert_eq!((&shown.cuda, &said.cuda), (&empty.cuda, &empty.cuda));
     for config in [&said, &shown] {
         assert_eq!(config.socket, empty.socket);
         assert_eq!(config.models, empty.models);
@@ -323,7 +453,7 @@ fn the_documented_defaults_are_the_defaults() {
 }
 
 fn examples() -> Vec<String> {
-    ["gpuletd.toml", "demo.toml", "replay.toml"]
+    ["gpuletd.toml", "demo.toml", "replay.toml", "gpu.toml"]
         .map(|name| std::fs::read_to_string(configs().join(name)).unwrap())
         .to_vec()
 }
@@ -341,7 +471,7 @@ proptest! {
 
     #[test]
     fn no_mutation_makes_it_panic(
-        which in 0usize..3,
+        which in 0usize..4,
         edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
     ) {
         let mut bytes = examples()[which].clone().into_bytes();

@@ -16,6 +16,8 @@ pub(super) struct RawConfig {
     pub spin_us: Option<Spanned<Value>>,
     pub access: RawAccess,
     pub limits: RawLimits,
+    pub cuda: RawCuda,
+    pub mps: RawMps,
     pub gpulet: Vec<Spanned<RawGpulet>>,
 }
 
@@ -42,12 +44,32 @@ pub(super) struct RawLimits {
     pub entries_per_turn_max: Option<Spanned<i64>>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawCuda {
+    pub shim: Option<Spanned<String>>,
+    pub kernel_cache: Option<Spanned<String>>,
+    pub nvrtc: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawMps {
+    pub control: Option<Spanned<String>>,
+    pub directory: Option<Spanned<String>>,
+    pub adopt: bool,
+    pub green: bool,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawGpulet {
     pub name: Spanned<String>,
     pub mechanism: Spanned<String>,
     pub share_pct: Spanned<i64>,
+    /// A number or a UUID.
+    pub device: Option<Spanned<Value>>,
+    pub memory_mib: Option<Spanned<i64>>,
     pub models: Option<Spanned<Vec<Spanned<String>>>>,
     pub profiles: Option<Spanned<String>>,
 }

@@ -36,6 +36,14 @@ pub enum ConfigProblem {
     /// More gpulets than there can be executors.
     #[error("{0}")]
     TooManyGpulets(&'static str),
+    /// A mechanism that no executor has.
+    #[error("gpulet {gpulet:?}: mechanism {mechanism:?} is not built yet")]
+    NotBuilt {
+        /// Which gpulet.
+        gpulet: String,
+        /// As gpuletd.toml calls it.
+        mechanism: &'static str,
+    },
 }
 
 /// Reads every model. One that is bad does not stop the others: it is said in the log, and whoever
@@ -66,7 +74,7 @@ impl Server {
     }
 
     fn apply_gpulets(&mut self) -> Result<(), ConfigProblem> {
-        let mut wanted = starts(&self.config);
+        let mut wanted = starts(&self.config)?;
         for (_, executor) in self.dispatcher.executors.iter_mut() {
             let same = |(gpulet, start): &(Gpulet, Start)| {
                 gpulet.name == executor.gpulet.name && *start == executor.start
@@ -370,7 +378,7 @@ fn failed(error: String, retry: bool) -> InstanceState {
 }
 
 /// What every gpulet's executor is told at its start.
-fn starts(config: &Config) -> Vec<(Gpulet, Start)> {
+fn starts(config: &Config) -> Result<Vec<(Gpulet, Start)>, ConfigProblem> {
     let on_cpu = |gpulet: &&Gpulet| gpulet.mechanism == Mechanism::Cpu;
     let percents: Vec<u8> = config.gpulets.iter().filter(on_cpu).map(|it| it.share_pct).collect();
     let allowed = allowed_cpus().unwrap_or_default();
@@ -391,14 +399,18 @@ fn starts(config: &Config) -> Vec<(Gpulet, Start)> {
             Mechanism::Replay { profiles_dir } => {
                 (Backend::Replay { profiles_dir: profiles_dir.clone() }, None)
             }
+            other @ (Mechanism::Mps { .. } | Mechanism::Green { .. }) => {
+                let (gpulet, mechanism) = (gpulet.name.clone(), other.word());
+                return Err(ConfigProblem::NotBuilt { gpulet, mechanism });
+            }
         };
-        Start {
+        Ok(Start {
             gpulet: gpulet.name.clone(),
             backend,
             thread_count: share.as_ref().map_or(1, |share| share.threads),
             cpus: share.map(|share| share.cpus).unwrap_or_default(),
             spin_ns,
-        }
+        })
     };
-    config.gpulets.iter().map(|gpulet| (gpulet.clone(), start(gpulet))).collect()
+    config.gpulets.iter().map(|gpulet| Ok((gpulet.clone(), start(gpulet)?))).collect()
 }

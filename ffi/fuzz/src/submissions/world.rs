@@ -239,6 +239,7 @@ fn executor(name: &str) -> Executor {
         name: name.to_owned(),
         mechanism: Mechanism::Replay { profiles_dir: profiles_dir.clone() },
         share_pct: 50,
+        memory_bytes: None,
         models: ModelSet::All,
     };
     let start = Start {
