@@ -6,6 +6,7 @@
 mod raw;
 mod read;
 mod scan;
+mod tensor;
 
 pub use self::scan::{MODEL_FILE, ModelError, Scan, load, parse, scan, scan_each};
 
@@ -24,6 +25,63 @@ pub enum Builtin {
     Echo,
 }
 
+impl Builtin {
+    /// Every one.
+    pub const ALL: [Builtin; 2] = [Builtin::Null, Builtin::Echo];
+
+    /// The word for it in model.toml.
+    pub fn word(self) -> &'static str {
+        match self {
+            Builtin::Null => "null",
+            Builtin::Echo => "echo",
+        }
+    }
+}
+
+/// What a model computes in, where it takes and gives f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// IEEE 754 single precision throughout.
+    #[default]
+    Fp32,
+    /// Singles, whose products tensor cores round to 10 bits.
+    Tf32,
+    /// Halves.
+    Fp16,
+    /// The upper halves of singles.
+    Bf16,
+}
+
+impl Precision {
+    /// Every one.
+    pub const ALL: [Precision; 4] =
+        [Precision::Fp32, Precision::Tf32, Precision::Fp16, Precision::Bf16];
+
+    /// The word for it in model.toml.
+    pub fn word(self) -> &'static str {
+        match self {
+            Precision::Fp32 => "fp32",
+            Precision::Tf32 => "tf32",
+            Precision::Fp16 => "fp16",
+            Precision::Bf16 => "bf16",
+        }
+    }
+
+    fn is_default(&self) -> bool {
+        *self == Precision::default()
+    }
+}
+
+/// How bytes of an image become what a model takes: (byte / 255 - mean) / std, for each channel.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Normalise {
+    /// Of each channel, in units of the largest byte; finite.
+    pub mean: Vec<f32>,
+    /// Of each channel, as many; finite, above 0.
+    pub std: Vec<f32>,
+}
+
 /// Where a model comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -35,7 +93,7 @@ pub enum Source {
 }
 
 /// One input or output.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tensor {
     /// As model.toml calls it.
     pub name: String,
@@ -45,6 +103,23 @@ pub struct Tensor {
     pub dims: Vec<i64>,
     /// Bytes of one row.
     pub row_bytes: u64,
+    /// Lowest and highest value that an i64 or i32 input may have, both allowed; a request with
+    /// another fails without reaching the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<(i64, i64)>,
+    /// For a u8 input of dimensions H, W, C: the model does not see that but f32 of C, H, W.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub normalise: Option<Normalise>,
+}
+
+impl Tensor {
+    /// Element type and dimensions as the model has them; clients see `dtype` and `dims`.
+    pub fn seen_by_model(&self) -> (Dtype, Vec<i64>) {
+        match (&self.normalise, self.dims.as_slice()) {
+            (Some(_), &[height, width, channels]) => (Dtype::F32, vec![channels, height, width]),
+            _ => (self.dtype.0, self.dims.clone()),
+        }
+    }
 }
 
 /// A [`Dtype`] that is written by its name.
@@ -69,7 +144,7 @@ impl TryFrom<String> for DtypeName {
 }
 
 /// A model as its directory describes it. Only checked ones exist.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Model {
     /// The directory's name, and what clients call it.
     pub name: String,
@@ -85,6 +160,17 @@ pub struct Model {
     pub inputs: Vec<Tensor>,
     /// In the order of the model's results.
     pub outputs: Vec<Tensor>,
+    /// What it computes in.
+    #[serde(default, skip_serializing_if = "Precision::is_default")]
+    pub precision: Precision,
+    /// Largest error against fp32 with which it is served: the largest absolute difference of an
+    /// output over the largest absolute value of that output in fp32. 0 with fp32 itself.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub error_max: f64,
     /// Changes when the archive does: its modification time in ns and its bytes.
     pub stamp: (u64, u64),
+}
+
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
 }

@@ -6,8 +6,9 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use gpulet_abi::tensor::Dtype;
 use gpulet_daemon::limits::Limits;
-use gpulet_daemon::model::{self, Builtin, Model, ModelError, Source};
+use gpulet_daemon::model::{self, Builtin, Model, ModelError, Normalise, Precision, Source};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -174,6 +175,139 @@ fn echo_answers_what_it_was_asked() {
     let rule = "must have the dtype and shape of input[0] with echo";
     refused("null", "echo", 9, "output[0]", rule);
     parse(&GOOD.replace("null", "echo").replace("[-1, 10]", "[-1, 1, 8, 8]")).unwrap();
+}
+
+/// GOOD with an archive instead of the built-in: lines stay where they are.
+fn from_archive(folder: &TempDir, from: &str, to: &str) -> Result<Model, ModelError> {
+    fs::write(folder.path().join("model.pt"), "x").unwrap();
+    let text = GOOD.replace("builtin = \"null\"", "file = 'model.pt'");
+    assert!(text.contains(from), "{from}");
+    let text = text.replacen(from, to, 1);
+    model::parse("m", &folder.path().join("model.toml"), &text, &Limits::default())
+}
+
+/// Asserts that it breaks exactly this rule.
+fn archive_refused(from: &str, to: &str, said: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let message = from_archive(&folder, from, to).expect_err(to).to_string();
+    assert_eq!(message.lines().count(), 1, "{message}");
+    assert!(message.ends_with(&format!("/model.toml:{said}")), "for {to}: {message}");
+}
+
+#[test]
+fn precision_has_a_bound_on_its_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |keys: &str| {
+        from_archive(&folder, "slo_ms", &format!("{keys}\nslo_ms"))
+            .map(|it| (it.precision, it.error_max))
+    };
+    assert_eq!(with("").unwrap(), (Precision::Fp32, 0.0));
+    assert_eq!(with("precision = 'fp32'").unwrap(), (Precision::Fp32, 0.0));
+    assert_eq!(with("precision = 'tf32'").unwrap(), (Precision::Tf32, 0.05));
+    assert_eq!(with("precision = 'fp16'\nerror_max = 0.02").unwrap(), (Precision::Fp16, 0.02));
+    assert_eq!(with("precision = 'bf16'\nerror_max = 1.0").unwrap(), (Precision::Bf16, 1.0));
+    let refused = |keys: &str, said: &str| {
+        archive_refused("slo_ms", &format!("{keys}\nslo_ms"), said);
+    };
+    let rule = "2: precision: must be \"fp32\", \"tf32\", \"fp16\" or \"bf16\", is \"int8\"";
+    refused("precision = 'int8'\nerror_max = 0.1", rule);
+    let rule = "must be absent with precision fp32, against which errors are measured";
+    refused("error_max = 0.1", &format!("2: error_max: {rule}"));
+    for (number, said) in [("0.0", "0"), ("1.01", "1.01"), ("-0.5", "-0.5"), ("nan", "NaN")] {
+        let rule = format!("3: error_max: must be above 0 and at most 1, is {said}");
+        refused(&format!("precision = 'fp16'\nerror_max = {number}"), &rule);
+    }
+}
+
+#[test]
+fn indexes_have_a_range() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |dtype: &str, range: &str| format!("\"{dtype}\"\nrange = {range}");
+    for (dtype, range, read) in [
+        ("i64", "[0, 30521]", (0, 30521)),
+        ("i64", "[-9223372036854775808, 9223372036854775807]", (i64::MIN, i64::MAX)),
+        ("i32", "[7, 7]", (7, 7)),
+    ] {
+        let model = from_archive(&folder, "\"f32\"", &with(dtype, range)).unwrap();
+        assert_eq!(model.inputs[0].range, Some(read));
+    }
+    for (dtype, range, said) in [
+        ("i64", "[1, 0]", "must be the lowest and the highest i64 allowed, is [1, 0]"),
+        ("i64", "[1]", "must be the lowest and the highest i64 allowed, is [1]"),
+        (
+            "i32",
+            "[0, 2147483648]",
+            "must be the lowest and the highest i32 allowed, is [0, 2147483648]",
+        ),
+        ("f32", "[0, 1]", "must be absent with f32, is for i64 and i32"),
+    ] {
+        archive_refused("\"f32\"", &with(dtype, range), &format!("8: input[0].range: {said}"));
+    }
+    let rule = "13: output[0].range: must be absent on an output";
+    archive_refused("[-1, 10]", "[-1, 10]\nrange = [0, 1]", rule);
+}
+
+/// An image of two channels.
+const IMAGE: &str = "dtype = 'u8'\nshape = [-1, 4, 6, 2]";
+
+fn image(normalise: &str) -> String {
+    format!("{IMAGE}\nnormalise = {normalise}")
+}
+
+#[test]
+fn images_are_normalised() {
+    let folder = tempfile::tempdir().unwrap();
+    let tensor = "dtype = \"f32\"\nshape = [-1, 1, 8, 8]";
+    let given = image("{ mean = [0.5, 0], std = [0.25, 1] }");
+    let model = from_archive(&folder, tensor, &given).unwrap();
+    let input = &model.inputs[0];
+    let normalise = Normalise { mean: vec![0.5, 0.0], std: vec![0.25, 1.0] };
+    assert_eq!(input.normalise, Some(normalise));
+    assert_eq!((input.dtype.0, &input.dims[..], input.row_bytes), (Dtype::U8, &[4, 6, 2][..], 48));
+    assert_eq!(input.seen_by_model(), (Dtype::F32, vec![2, 4, 6]));
+    assert_eq!(model.outputs[0].seen_by_model(), (Dtype::F32, vec![10]));
+    let text = serde_json::to_string(&model).unwrap();
+    assert_eq!(serde_json::from_str::<Model>(&text).unwrap(), model);
+
+    let refused = |to: &str, said: &str| archive_refused(tensor, to, said);
+    let good = "{ mean = [0.5, 0.5], std = [1.0, 1.0] }";
+    let of_f32 = image(good).replace("'u8'", "'f32'");
+    refused(&of_f32, "9: input[0].normalise: must be absent with f32, is for u8");
+    for shape in ["[-1, 4, 6, 5]", "[-1, 4, 6]", "[-1, 1, 4, 6, 2]"] {
+        let rule = "9: input[0].normalise: must be on shape [-1, H, W, C] with C = 1 to 4";
+        refused(&image(good).replace("[-1, 4, 6, 2]", shape), rule);
+    }
+    let rule = "9: input[0].normalise.mean: must be 2 numbers, finite, is [0.5]";
+    refused(&image("{ mean = [0.5], std = [1, 1] }"), rule);
+    let rule = "9: input[0].normalise.mean: must be 2 numbers, finite, is [1e39, 0.0]";
+    refused(&image("{ mean = [1e39, 0], std = [1, 1] }"), rule);
+    for std in ["[0.0, 1.0]", "[-1.0, 1.0]", "[1e-40, 1.0]"] {
+        let rule = "9: input[0].normalise.std: must be 2 numbers, finite and above 0, is";
+        refused(&image(&format!("{{ mean = [0, 0], std = {std} }}")), &format!("{rule} {std}"));
+    }
+    let rule = "13: output[0].normalise: must be absent on an output";
+    archive_refused("[-1, 10]", &format!("[-1, 10]\nnormalise = {good}"), rule);
+}
+
+#[test]
+fn built_in_models_compute_nothing() {
+    let rule = "must be absent with builtin, which computes nothing";
+    refused("slo_ms", "precision = 'fp32'\nslo_ms", 2, "precision", rule);
+    let rule = "must be absent with builtin, which takes bytes as they are";
+    let given = image("{ mean = [0, 0], std = [1, 1] }");
+    let tensor = "dtype = \"f32\"\nshape = [-1, 1, 8, 8]";
+    refused(tensor, &given, 9, "input[0].normalise", rule);
+}
+
+/// What was said of a model before these keys came still reads, and says the same.
+#[test]
+fn defaults_are_not_written() {
+    let model = parse(GOOD).unwrap();
+    let text = serde_json::to_string(&model).unwrap();
+    for key in ["precision", "error_max", "range", "normalise"] {
+        assert!(!text.contains(key), "{text}");
+    }
+    assert_eq!(serde_json::from_str::<Model>(&text).unwrap(), model);
 }
 
 #[test]

@@ -3,17 +3,17 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use gpulet_abi::layout::{DIMS_MAX, TENSOR_NAME_BYTES, TENSORS_MAX};
-use gpulet_abi::tensor::{Dtype, SlotLayout, row_bytes};
+use gpulet_abi::tensor::SlotLayout;
 use toml::Spanned;
 
-use super::raw::{RawModel, RawTensor};
-use super::{Builtin, DtypeName, Model, Source, Tensor};
+use super::raw::RawModel;
+use super::{Builtin, Model, Precision, Source, Tensor, tensor};
 use crate::document::Document;
 use crate::limits::{DURATION_MAX_NS, Limits, MAX_BATCH_HARD_MAX, WARMUP_COUNT_MAX};
 
 const NS_PER_MS: f64 = 1e6;
 const SLO_MIN_MS: f64 = 0.001;
+const ERROR_MAX_DEFAULT: f64 = 0.05;
 
 /// Checks the text of a model.toml at `path`; problems are noted in `document`.
 pub(super) fn check(
@@ -24,8 +24,9 @@ pub(super) fn check(
 ) -> Option<Model> {
     let raw: RawModel = document.parse()?;
     let source = source(&raw, path, document);
-    let inputs = tensors("input", &raw.input, document);
-    let outputs = tensors("output", &raw.output, document);
+    let inputs = tensor::check("input", &raw.input, document);
+    let outputs = tensor::check("output", &raw.output, document);
+    let (precision, error_max) = precision(&raw, document);
     let max_batch =
         document.integer_u32("max_batch", Some(&raw.max_batch), 1, 1..=MAX_BATCH_HARD_MAX);
     let warmup_count =
@@ -40,11 +41,13 @@ pub(super) fn check(
         warmup_count,
         inputs: inputs?,
         outputs: outputs?,
+        precision,
+        error_max,
         stamp,
     };
     check_slot(&model, limits, document);
-    if model.source == Source::Builtin(Builtin::Echo) {
-        check_echo(&model, &raw, document);
+    if let Source::Builtin(builtin) = model.source {
+        check_builtin(builtin, &model, &raw, document);
     }
     Some(model)
 }
@@ -67,15 +70,16 @@ fn source(
 ) -> Option<(Source, (u64, u64))> {
     match (&raw.file, &raw.builtin) {
         (Some(file), None) => archive(file, path, document),
-        (None, Some(builtin)) => match builtin.get_ref().as_str() {
-            "null" => Some((Source::Builtin(Builtin::Null), (0, 0))),
-            "echo" => Some((Source::Builtin(Builtin::Echo), (0, 0))),
-            other => {
-                let rule = format!("must be \"null\" or \"echo\", is {other:?}");
+        (None, Some(builtin)) => {
+            let word = builtin.get_ref();
+            let found = Builtin::ALL.into_iter().find(|it| it.word() == word);
+            if found.is_none() {
+                let rule =
+                    format!("must be {}, is {word:?}", one_of(&Builtin::ALL.map(Builtin::word)));
                 document.problem("builtin", Some(builtin.span()), rule);
-                None
             }
-        },
+            found.map(|builtin| (Source::Builtin(builtin), (0, 0)))
+        }
         (Some(_), Some(builtin)) => {
             let rule = "must be absent where file is given, exactly one of the two counts";
             document.problem("builtin", Some(builtin.span()), rule);
@@ -86,6 +90,45 @@ fn source(
             None
         }
     }
+}
+
+/// Words to choose from, for a message.
+fn one_of(words: &[&str]) -> String {
+    let mut words: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
+    let last = words.pop().unwrap_or_default();
+    format!("{} or {last}", words.join(", "))
+}
+
+/// What to compute in, and the error that may come of it.
+fn precision(raw: &RawModel, document: &mut Document<'_>) -> (Precision, f64) {
+    let mut precision = Precision::default();
+    if let Some(value) = &raw.precision {
+        let word = value.get_ref();
+        match Precision::ALL.into_iter().find(|it| it.word() == word) {
+            Some(found) => precision = found,
+            None => {
+                let words = one_of(&Precision::ALL.map(Precision::word));
+                let rule = format!("must be {words}, is {word:?}");
+                document.problem("precision", Some(value.span()), rule);
+                // Which one is meant is not known, so error_max may be right.
+                return (precision, 0.0);
+            }
+        }
+    }
+    let Some(value) = &raw.error_max else {
+        let default = if precision == Precision::Fp32 { 0.0 } else { ERROR_MAX_DEFAULT };
+        return (precision, default);
+    };
+    let error_max = *value.get_ref();
+    let rule = if precision == Precision::Fp32 {
+        "must be absent with precision fp32, against which errors are measured".to_owned()
+    } else if !(error_max > 0.0 && error_max <= 1.0) {
+        format!("must be above 0 and at most 1, is {error_max}")
+    } else {
+        return (precision, error_max);
+    };
+    document.problem("error_max", Some(value.span()), rule);
+    (precision, 0.0)
 }
 
 fn archive(
@@ -112,76 +155,6 @@ fn archive(
     None
 }
 
-fn tensors(
-    side: &str,
-    list: &Spanned<Vec<Spanned<RawTensor>>>,
-    document: &mut Document<'_>,
-) -> Option<Vec<Tensor>> {
-    let count = list.get_ref().len();
-    if count == 0 || count > TENSORS_MAX {
-        let rule = format!("must be 1 to {TENSORS_MAX}, are {count}");
-        document.problem(side, Some(list.span()), rule);
-        return None;
-    }
-    let mut tensors: Vec<Tensor> = Vec::new();
-    let mut whole = true;
-    for (index, raw) in list.get_ref().iter().enumerate() {
-        let at = format!("{side}[{index}]");
-        let raw = raw.get_ref();
-        check_tensor_name(&at, &raw.name, &tensors, document);
-        match tensor(&at, raw, document) {
-            Some(tensor) => tensors.push(tensor),
-            None => whole = false,
-        }
-    }
-    whole.then_some(tensors)
-}
-
-fn check_tensor_name(
-    at: &str,
-    name: &Spanned<String>,
-    before: &[Tensor],
-    document: &mut Document<'_>,
-) {
-    let text = name.get_ref();
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
-    let rule = if text.is_empty() || text.len() >= TENSOR_NAME_BYTES || !text.bytes().all(allowed) {
-        let longest = TENSOR_NAME_BYTES - 1;
-        format!("must be 1 to {longest} of letters, digits, '_', '.' and '-', is {text:?}")
-    } else if before.iter().any(|tensor| tensor.name == *text) {
-        format!("must be unique, {text:?} is taken")
-    } else {
-        return;
-    };
-    document.problem(format!("{at}.name"), Some(name.span()), rule);
-}
-
-fn tensor(at: &str, raw: &RawTensor, document: &mut Document<'_>) -> Option<Tensor> {
-    let dtype = DtypeName::try_from(raw.dtype.get_ref().clone());
-    if let Err(rule) = &dtype {
-        document.problem(format!("{at}.dtype"), Some(raw.dtype.span()), rule);
-    }
-    let shape = raw.shape.get_ref();
-    let rule = if shape.len() > DIMS_MAX {
-        Some(format!("must have at most {DIMS_MAX} dimensions, has {}", shape.len()))
-    } else if shape.first() != Some(&-1) {
-        Some(format!("must start with -1, the batch dimension, is {shape:?}"))
-    } else if shape[1..].iter().any(|dim| *dim < 1) {
-        Some(format!("must have dimensions of at least 1 after the first, is {shape:?}"))
-    } else if row_bytes(Dtype::I64, &shape[1..]).is_none() {
-        Some(format!("must be a row that can be counted in bytes, is {shape:?}"))
-    } else {
-        None
-    };
-    if let Some(rule) = rule {
-        document.problem(format!("{at}.shape"), Some(raw.shape.span()), rule);
-        return None;
-    }
-    let (dtype, dims) = (dtype.ok()?, shape[1..].to_vec());
-    let row_bytes = row_bytes(dtype.0, &dims)?;
-    Some(Tensor { name: raw.name.get_ref().clone(), dtype, dims, row_bytes })
-}
-
 fn check_slot(model: &Model, limits: &Limits, document: &mut Document<'_>) {
     let rows = |tensors: &[Tensor]| tensors.iter().map(|tensor| tensor.row_bytes).collect();
     let (inputs, outputs): (Vec<u64>, Vec<u64>) = (rows(&model.inputs), rows(&model.outputs));
@@ -197,8 +170,22 @@ fn check_slot(model: &Model, limits: &Limits, document: &mut Document<'_>) {
     }
 }
 
-/// An output of echo is a copy of the input of the same index.
-fn check_echo(model: &Model, raw: &RawModel, document: &mut Document<'_>) {
+/// A built-in model computes nothing, so that there is nothing to compute it in, and it takes its
+/// inputs as they come. An output of echo is a copy of the input of the same index.
+fn check_builtin(builtin: Builtin, model: &Model, raw: &RawModel, document: &mut Document<'_>) {
+    if let Some(precision) = &raw.precision {
+        let rule = "must be absent with builtin, which computes nothing";
+        document.problem("precision", Some(precision.span()), rule);
+    }
+    for (index, input) in raw.input.get_ref().iter().enumerate() {
+        if let Some(normalise) = &input.get_ref().normalise {
+            let rule = "must be absent with builtin, which takes bytes as they are";
+            document.problem(format!("input[{index}].normalise"), Some(normalise.span()), rule);
+        }
+    }
+    if builtin != Builtin::Echo {
+        return;
+    }
     for (index, output) in model.outputs.iter().enumerate() {
         let same = model
             .inputs

@@ -12,7 +12,7 @@ use gpulet_abi::region::{Geometry, MappedRing, Region};
 use gpulet_abi::ring::{Consumer, Producer};
 use gpulet_abi::status::Status;
 use gpulet_abi::tensor::{Dtype, SlotLayout, row_bytes};
-use gpulet_daemon::model::{Builtin, DtypeName, Model, Source, Tensor};
+use gpulet_daemon::model::{Builtin, DtypeName, Model, Precision, Source, Tensor};
 use gpulet_daemon::wire::{
     self, Backend, BatchCommand, BatchReport, BatchRequest, FromExecutor, Link, Start, ToExecutor,
 };
@@ -297,6 +297,8 @@ pub fn tensor(name: &str, dtype: Dtype, dims: &[i64]) -> Tensor {
         dtype: DtypeName(dtype),
         dims: dims.to_vec(),
         row_bytes: row_bytes(dtype, dims).unwrap(),
+        range: None,
+        normalise: None,
     }
 }
 
@@ -309,6 +311,8 @@ pub fn model(source: Source, inputs: Vec<Tensor>, outputs: Vec<Tensor>) -> Model
         warmup_count: 1,
         inputs,
         outputs,
+        precision: Precision::Fp32,
+        error_max: 0.0,
         stamp: (0, 0),
     }
 }

@@ -7,14 +7,21 @@ use gpulet_abi::tensor::row_bytes;
 
 use super::*;
 use crate::backend::{self, replay::Replay};
-use crate::model::{Builtin, DtypeName, Model, Source, Tensor};
+use crate::model::{Builtin, DtypeName, Model, Precision, Source, Tensor};
 
 const INSTANCE: u32 = 3;
 const REGION: u32 = 5;
 
 fn echo(dtype: Dtype) -> Model {
     let row_bytes = row_bytes(dtype, &[4]).unwrap();
-    let tensor = Tensor { name: "x".into(), dtype: DtypeName(dtype), dims: vec![4], row_bytes };
+    let tensor = Tensor {
+        name: "x".into(),
+        dtype: DtypeName(dtype),
+        dims: vec![4],
+        row_bytes,
+        range: None,
+        normalise: None,
+    };
     Model {
         name: "echo".into(),
         source: Source::Builtin(Builtin::Echo),
@@ -23,6 +30,8 @@ fn echo(dtype: Dtype) -> Model {
         warmup_count: 1,
         inputs: vec![tensor.clone()],
         outputs: vec![tensor],
+        precision: Precision::Fp32,
+        error_max: 0.0,
         stamp: (0, 0),
     }
 }

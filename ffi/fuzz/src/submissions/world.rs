@@ -9,7 +9,7 @@ use gpulet_abi::tensor::Dtype;
 use gpulet_daemon::config::{Gpulet, Mechanism, ModelSet};
 use gpulet_daemon::dispatch::Dispatcher;
 use gpulet_daemon::executor::{Executor, Executors, State};
-use gpulet_daemon::model::{Builtin, DtypeName, Model, Source, Tensor};
+use gpulet_daemon::model::{Builtin, DtypeName, Model, Precision, Source, Tensor};
 use gpulet_daemon::models::{Instance, InstanceState};
 use gpulet_daemon::wire::{Backend, Start};
 use gpulet_plan::profile::{LatencyProfile, ProfilePoint};
@@ -259,6 +259,8 @@ fn add_models(dispatcher: &mut Dispatcher) -> Ids {
             dtype: DtypeName(Dtype::F32),
             dims: vec![32],
             row_bytes: 128,
+            range: None,
+            normalise: None,
         };
         let model = Model {
             name: name.to_owned(),
@@ -268,6 +270,8 @@ fn add_models(dispatcher: &mut Dispatcher) -> Ids {
             warmup_count: 1,
             inputs: vec![tensor("in")],
             outputs: vec![tensor("out")],
+            precision: Precision::Fp32,
+            error_max: 0.0,
             stamp: (0, 0),
         };
         dispatcher.models.add(model, QUEUE_MAX, REQUEUE_MAX)
