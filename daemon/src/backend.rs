@@ -131,7 +131,7 @@ pub enum LoadError {
 }
 
 impl LoadError {
-    fn model(model: &Model, rule: impl fmt::Display) -> LoadError {
+    pub(crate) fn model(model: &Model, rule: impl fmt::Display) -> LoadError {
         LoadError::Model { model: model.name.clone(), rule: rule.to_string() }
     }
 }
@@ -193,6 +193,12 @@ pub trait Instance: Send {
         None
     }
 
+    /// Announces memory that views will be of, so that a device can copy from and to it directly.
+    ///
+    /// # Safety
+    /// It stays mapped for as long as the instance lives.
+    unsafe fn pin(&mut self, _memory: Part) {}
+
     /// Whether the model itself works in the memory of its outputs, and may read there again what
     /// it wrote.
     fn writes_in_place(&self) -> bool {
@@ -246,10 +252,33 @@ pub fn load(backend: &dyn Backend, model: &Model) -> Result<Loaded, LoadError> {
 }
 
 /// Asserts that `views` are what `tensors` say for `rows` rows.
-fn check_views(tensors: &[Tensor], rows: u32, views: &[View<'_>]) {
+pub(crate) fn check_views(tensors: &[Tensor], rows: u32, views: &[View<'_>]) {
     assert_eq!(tensors.len(), views.len(), "one view a tensor");
     for (tensor, view) in tensors.iter().zip(views) {
         let bytes = tensor.row_bytes.checked_mul(u64::from(rows));
         assert_eq!(bytes, Some(view.bytes() as u64), "view of {} has a wrong length", tensor.name);
+    }
+}
+
+/// A batch that the device could not take.
+pub(crate) fn memory_error(text: String) -> RunError {
+    RunError { status: Status::ExecutorMemory, text }
+}
+
+/// Puts an error's text, cut where the room ends, and a NUL.
+///
+/// # Safety
+/// `room` bytes at `into`, at least one, are writable and no other thread of this process touches
+/// them.
+pub(crate) unsafe fn put_text(into: NonNull<u8>, room: usize, text: &str) {
+    let text = text.split('\0').next().unwrap_or_default();
+    let mut end = text.len().min(room.saturating_sub(1));
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    // SAFETY: text and NUL end inside the room.
+    unsafe {
+        into.copy_from_nonoverlapping(NonNull::from(text.as_bytes()).cast(), end);
+        into.add(end).write(0);
     }
 }

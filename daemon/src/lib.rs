@@ -17,6 +17,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connection;
+pub mod cuda;
 pub mod dispatch;
 pub mod document;
 pub mod execute;

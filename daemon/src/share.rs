@@ -3,7 +3,7 @@
 use std::io;
 
 /// What a gpulet of mechanism `cpu` gets.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CpuShare {
     /// Threads for one forward, at least one.
     pub threads: u32,

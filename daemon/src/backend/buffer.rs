@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 
 use gpulet_abi::layout::TENSORS_MAX;
-use gpulet_abi::tensor::{Extent, SlotLayout};
+use gpulet_abi::tensor::{Extent, SlotLayout, row_bytes};
 use gpulet_kernels::Part;
 use memmap2::MmapMut;
 
@@ -25,6 +25,22 @@ impl RowBytes {
     /// # Errors
     /// [`LoadError::Model`] for more than [`TENSORS_MAX`] inputs or outputs.
     pub fn of(model: &Model) -> Result<RowBytes, LoadError> {
+        RowBytes::with(model, |tensor| tensor.row_bytes)
+    }
+
+    /// Those of the tensors that the model itself sees.
+    ///
+    /// # Errors
+    /// As [`of`](Self::of).
+    pub fn seen_by_model(model: &Model) -> Result<RowBytes, LoadError> {
+        RowBytes::with(model, |tensor| {
+            let (dtype, dims) = tensor.seen_by_model();
+            // Too long to be counted is too long to be laid out.
+            row_bytes(dtype, &dims).unwrap_or(u64::MAX)
+        })
+    }
+
+    fn with(model: &Model, bytes_of: impl Fn(&Tensor) -> u64) -> Result<RowBytes, LoadError> {
         let fill = |tensors: &[Tensor], what: &str| {
             let mut bytes = [0; TENSORS_MAX];
             if tensors.len() > TENSORS_MAX {
@@ -32,7 +48,7 @@ impl RowBytes {
                 return Err(LoadError::model(model, rule));
             }
             for (bytes, tensor) in bytes.iter_mut().zip(tensors) {
-                *bytes = tensor.row_bytes;
+                *bytes = bytes_of(tensor);
             }
             Ok(bytes)
         };
@@ -77,6 +93,12 @@ impl BatchBuffer {
         let bytes = usize::try_from(layout.bytes()).map_err(|_| too_large("they overflow"))?;
         let memory = MmapMut::map_anon(bytes).map_err(|error| too_large(&error.to_string()))?;
         Ok(BatchBuffer { memory, layout, row_bytes })
+    }
+
+    /// All of its memory.
+    pub fn whole(&mut self) -> Part {
+        let bytes = self.memory.len();
+        Part { data: NonNull::from(&mut self.memory[..]).cast(), bytes }
     }
 
     /// Bytes of one row of each tensor.

@@ -15,7 +15,7 @@ use crate::model::{Model, Source, Tensor};
 use crate::store;
 
 /// More than any model that a host's memory holds twice: file and weights.
-const ARCHIVE_BYTES_MAX: u64 = 64 << 30;
+pub(crate) const ARCHIVE_BYTES_MAX: u64 = 64 << 30;
 
 /// An opened libtorch.
 #[derive(Debug)]
@@ -34,7 +34,8 @@ impl Torch {
         shim: Option<PathBuf>,
         thread_count: u32,
     ) -> Result<Torch, OpenError> {
-        let torch = gpulet_torch::Torch::open(&gpulet_torch::Options { libtorch_dir, shim })?;
+        let torch =
+            gpulet_torch::Torch::open(&gpulet_torch::Options { libtorch_dir, shim, cuda: false })?;
         torch.set_threads(thread_count).map_err(OpenError::Threads)?;
         // Parallel branches of a model take turns: a gpulet has the threads of one operator, no
         // more. It can be set once in a process, and a second backend in it finds it done.
@@ -77,7 +78,7 @@ impl Backend for Torch {
 }
 
 /// What can be said without running the model.
-fn check_signature(model: &Model, module: &Module) -> Result<(), String> {
+pub(crate) fn check_signature(model: &Model, module: &Module) -> Result<(), String> {
     let signature = module.signature();
     let (given, taken) = (model.inputs.len(), signature.inputs.len());
     if given > taken || given < signature.required_count {
@@ -136,26 +137,27 @@ fn check_answer(model: &Model, path: &Path, instance: &mut TorchInstance) -> Res
 
 /// A tensor in libtorch's terms; its first dimension is the batch.
 #[derive(Clone, Copy, Debug)]
-struct Spec {
-    dtype: gpulet_torch::Dtype,
+pub(crate) struct Spec {
+    pub(crate) dtype: gpulet_torch::Dtype,
     dims: [usize; RANK_MAX],
-    rank: usize,
+    pub(crate) rank: usize,
 }
 
 impl Spec {
-    fn dims(&self, rows: u32) -> [usize; RANK_MAX] {
+    pub(crate) fn dims(&self, rows: u32) -> [usize; RANK_MAX] {
         let mut dims = self.dims;
         dims[0] = rows as usize;
         dims
     }
 }
 
-fn specs_of(model: &Model, tensors: &[Tensor]) -> Result<Vec<Spec>, LoadError> {
+pub(crate) fn specs_of(model: &Model, tensors: &[Tensor]) -> Result<Vec<Spec>, LoadError> {
     let spec = |tensor: &Tensor| {
-        let rank = tensor.dims.len() + 1;
-        let mut spec = Spec { dtype: dtype_of(tensor.dtype.0), dims: [0; RANK_MAX], rank };
-        let room = spec.dims[1..].get_mut(..tensor.dims.len())?;
-        for (to, from) in room.iter_mut().zip(&tensor.dims) {
+        let (dtype, dims) = tensor.seen_by_model();
+        let rank = dims.len() + 1;
+        let mut spec = Spec { dtype: dtype_of(dtype), dims: [0; RANK_MAX], rank };
+        let room = spec.dims[1..].get_mut(..dims.len())?;
+        for (to, from) in room.iter_mut().zip(&dims) {
             *to = usize::try_from(*from).ok()?;
         }
         Some(spec)

@@ -59,7 +59,7 @@ pub fn measure(
 }
 
 /// 1, 2, 4 and so on, and `max_batch` itself.
-fn sizes(max_batch: u32) -> impl Iterator<Item = u32> {
+pub(crate) fn sizes(max_batch: u32) -> impl Iterator<Item = u32> {
     let powers = std::iter::successors(Some(1u32), |rows| rows.checked_mul(2));
     powers.take_while(move |rows| *rows < max_batch).chain([max_batch])
 }

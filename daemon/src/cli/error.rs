@@ -47,6 +47,9 @@ pub enum CtlError {
         /// Of the first.
         text: String,
     },
+    /// The GPU.
+    #[error("GPU: {0}")]
+    Gpu(#[from] crate::cuda::gpu::GpuError),
     /// Arguments that contradict each other or the model.
     #[error("{0} (--help says more)")]
     Usage(String),
@@ -115,6 +118,7 @@ impl CtlError {
             | CtlError::Output(_)
             | CtlError::Kernel { .. }
             | CtlError::Open(_)
+            | CtlError::Gpu(_)
             | CtlError::Run(_) => FAILED,
         }
     }

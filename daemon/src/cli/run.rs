@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use clap::{Args, value_parser};
+use clap::{Args, ValueEnum, value_parser};
 use gpulet_abi::tensor::Dtype;
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -18,6 +18,8 @@ use crate::backend::buffer::BatchBuffer;
 use crate::backend::echo::Echo;
 use crate::backend::{self, Backend, Copied, Instance, LoadError, RunError, View};
 use crate::config::DEFAULT_MODELS;
+use crate::cuda::gpu::Options;
+use crate::cuda::local::Local;
 use crate::limits::{Limits, SLOT_BYTES_HARD_MAX};
 use crate::model::{self, Builtin, MODEL_FILE, Model, Source};
 use crate::share::{CpuShare, allowed_cpus, cpu_shares};
@@ -26,6 +28,8 @@ use crate::wire;
 /// Executions of one run; each is kept until the end.
 const COUNT_MAX: i64 = 10_000_000;
 const INTERVAL_MAX_S: f64 = 3600.0;
+/// MPS reads it when a process first uses CUDA.
+const MPS_PERCENTAGE: &str = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE";
 
 /// Run a model here, without a daemon, and show how long it takes
 #[derive(Debug, Args)]
@@ -42,7 +46,13 @@ pub(super) struct Run {
     /// Seconds to wait after each execution
     #[arg(short, long, value_name = "S", default_value_t = 0.0, value_parser = interval)]
     interval: f64,
-    /// Percent of the CPUs that this process may use, as in a gpulet's share_pct
+    /// Run on the GPU that this process sees first, not on the CPU
+    #[arg(short, long)]
+    gpu: bool,
+    /// How a GPU's share is held: a green context, or a percentage of the MPS that is running
+    #[arg(long, value_enum, default_value_t = Held::Green, requires = "gpu")]
+    held: Held,
+    /// Percent of the GPU, or of the CPUs that this process may use, as in a gpulet's share_pct
     #[arg(short, long, value_name = "PCT", default_value_t = 100)]
     #[arg(value_parser = value_parser!(u8).range(1..=100))]
     share: u8,
@@ -64,11 +74,23 @@ pub(super) struct Run {
     /// Where the shim is [default: beside this program]
     #[arg(long, value_name = "FILE")]
     torch_shim: Option<PathBuf>,
+    /// Where the shim's CUDA half is [default: beside this program]
+    #[arg(long, value_name = "FILE")]
+    torch_cuda_shim: Option<PathBuf>,
     /// Say when each execution starts and ends, in seconds since 1970, on standard error
     #[arg(short, long)]
     verbose: bool,
     #[command(flatten)]
     output: Output,
+}
+
+/// How a GPU's share is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Held {
+    /// A green context of this process.
+    Green,
+    /// MPS's active thread percentage.
+    Mps,
 }
 
 /// What came out.
@@ -111,15 +133,13 @@ impl Run {
                 model.name
             )));
         }
-        let share = self.confine()?;
-        let backend = wire::Backend::Torch {
-            libtorch_dir: self.libtorch_dir.clone(),
-            shim: self.torch_shim.clone(),
-        };
+        let share = if self.gpu { CpuShare::default() } else { self.confine()? };
         let begin = Instant::now();
-        let backend = open(&model, &backend, share.threads)?;
-        let mut instance = load(backend.as_deref(), &model)?;
+        let backend = self.open(&model, share.threads)?;
         let mut buffer = BatchBuffer::new(&Model { max_batch: self.batch, ..model.clone() })?;
+        let mut instance = load(backend.as_deref(), &model)?;
+        // SAFETY: the buffer is dropped after the instance, which is declared after it.
+        unsafe { instance.pin(buffer.whole()) };
         let load_ns = elapsed_ns(begin);
         self.fill(&model, &mut buffer);
 
@@ -171,6 +191,29 @@ impl Run {
                 Err(CtlError::NoModel { name: self.model.clone(), roots: roots.join(", ") })
             }
         }
+    }
+
+    /// What runs archives; built-in models need nothing.
+    fn open(&self, model: &Model, threads: u32) -> Result<Option<Box<dyn Backend>>, CtlError> {
+        if matches!(model.source, Source::Builtin(_)) {
+            return Ok(None);
+        }
+        let (libtorch_dir, shim) = (self.libtorch_dir.clone(), self.torch_shim.clone());
+        if !self.gpu {
+            return Ok(Some(backend::open(&wire::Backend::Torch { libtorch_dir, shim }, threads)?));
+        }
+        let mut shares_pct = Vec::new();
+        match self.held {
+            Held::Mps => {
+                // SAFETY: no other thread of this process exists yet that could read it.
+                unsafe { std::env::set_var(MPS_PERCENTAGE, self.share.to_string()) }
+            }
+            Held::Green if self.share < 100 => shares_pct.push(self.share),
+            Held::Green => {}
+        }
+        let cuda_shim = self.torch_cuda_shim.clone();
+        let options = Options { libtorch_dir, shim, cuda_shim, shares_pct };
+        Ok(Some(Box::new(Local::open(&options)?)))
     }
 
     /// Keeps this process, and every thread that it starts, on the CPUs of the share.
@@ -237,18 +280,6 @@ impl Run {
     }
 }
 
-/// What runs archives; built-in models need nothing.
-fn open(
-    model: &Model,
-    backend: &wire::Backend,
-    threads: u32,
-) -> Result<Option<Box<dyn Backend>>, CtlError> {
-    match model.source {
-        Source::File(_) => Ok(Some(backend::open(backend, threads)?)),
-        Source::Builtin(_) => Ok(None),
-    }
-}
-
 fn load(backend: Option<&dyn Backend>, model: &Model) -> Result<Box<dyn Instance>, LoadError> {
     let rule = |rule: &str| LoadError::Model { model: model.name.clone(), rule: rule.to_owned() };
     match (&model.source, backend) {
@@ -285,9 +316,13 @@ fn elapsed_ns(begin: Instant) -> u64 {
 impl Report {
     fn show(&self) -> String {
         let cpus: Vec<String> = self.cpus.iter().map(u32::to_string).collect();
+        let where_ = match self.threads {
+            0 => String::new(),
+            threads => format!(": {threads} threads on CPUs {}", cpus.join(",")),
+        };
         format!(
             "{} on {}, {}\n\
-             batch {}, share {} %: {} threads on CPUs {}\n\
+             batch {}, share {} %{where_}\n\
              load {}, warm-up {} ({} executions)\n\
              copied for each execution: {} in, {} out\n\n\
              {}\n\
@@ -297,8 +332,6 @@ impl Report {
             self.form,
             self.batch,
             self.share_pct,
-            self.threads,
-            cpus.join(","),
             duration(self.load_ns),
             duration(self.warmup_ns),
             self.warmup_count,

@@ -24,7 +24,7 @@ use gpulet_kernels::{Part, gather, normalise_bools, scatter};
 use gpulet_plan::policy::BATCH_REQUESTS_MAX;
 
 use crate::backend::buffer::Tensors;
-use crate::backend::{Copied, Loaded, RunError, View};
+use crate::backend::{Copied, Loaded, RunError, View, put_text};
 use crate::clock::now_ns;
 use crate::wire::{BatchCommand, BatchReport, BatchRequest};
 
@@ -274,17 +274,8 @@ impl Place<'_> {
     fn write_text(&self, text: &str) {
         let Some(output) = self.tensors.outputs().first() else { return };
         let offset = output.data().addr().get() - self.slot.addr().get();
-        let text = text.split('\0').next().unwrap_or_default();
-        let mut end = text.len().min((self.slot_bytes - offset).saturating_sub(1));
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        // SAFETY: text and NUL end inside the slot: the layout put at least one byte of output
-        // behind `offset`.
-        unsafe {
-            output.data().copy_from_nonoverlapping(NonNull::from(text.as_bytes()).cast(), end);
-            output.data().add(end).write(0);
-        }
+        // SAFETY: the layout put at least one byte of output behind `offset`, inside the slot.
+        unsafe { put_text(output.data(), self.slot_bytes - offset, text) };
     }
 }
 

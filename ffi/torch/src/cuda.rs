@@ -97,7 +97,8 @@ pub struct Cuda {
 
 impl Cuda {
     /// Opens the CUDA half and makes it ready for device `device`, as this process counts them.
-    /// Creates the device's primary context.
+    /// Creates the device's primary context. `torch` was opened with
+    /// [`Options::cuda`](crate::Options::cuda).
     ///
     /// # Errors
     /// [`CudaOpenError`].

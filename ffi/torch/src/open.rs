@@ -26,6 +26,8 @@ pub const CUDA_SHIM_VARIABLE: &str = "GPULET_TORCH_CUDA_SHIM";
 /// Names the libtorch folder, when building and when running.
 pub const LIBTORCH_VARIABLE: &str = "LIBTORCH_DIR";
 
+const LIBTORCH_CUDA: &str = "libtorch_cuda.so";
+
 /// One of the two libraries that we compile: what tells it from the other.
 #[derive(Debug)]
 pub(crate) struct Kind {
@@ -61,6 +63,9 @@ pub struct Options {
     /// The shim. Otherwise `$GPULET_TORCH_SHIM`, otherwise beside the running program, in
     /// `../lib/gpulet` from there, or where the build left it.
     pub shim: Option<PathBuf>,
+    /// Open libtorch_cuda too, which lies beside libtorch_cpu. Afterwards is too late: libtorch looks
+    /// for it once, at the first call that could need it.
+    pub cuda: bool,
 }
 
 /// Why libtorch is not there.
@@ -189,7 +194,7 @@ pub(crate) fn open(options: &Options) -> Result<&'static Opened, OpenError> {
         }
         return Ok(first);
     }
-    let functions = load(&shim, &libtorch)?;
+    let functions = load(&shim, &libtorch, options.cuda)?;
     let found = version_in(&functions);
     if release(&found) != release(&marker.version) {
         return Err(OpenError::Version { shim, wanted: marker.version, libtorch, found });
@@ -203,7 +208,7 @@ pub(crate) fn open(options: &Options) -> Result<&'static Opened, OpenError> {
 
 static CUDA_OPENED: Mutex<Option<&'static CudaFunctions>> = Mutex::new(None);
 
-/// Opens the CUDA half after the other one; its libtorch_cuda lies beside that one's libtorch_cpu.
+/// Opens the CUDA half, after the other one was opened with [`Options::cuda`].
 pub(crate) fn open_cuda(
     opened: &Opened,
     shim: Option<&Path>,
@@ -218,10 +223,6 @@ pub(crate) fn open_cuda(
         let (wanted, found) = (marker.version, opened.version.clone());
         return Err(OpenError::Version { shim, wanted, libtorch: opened.libtorch.clone(), found });
     }
-    let folder = opened.libtorch.parent().map(Path::to_owned);
-    let options = Options { libtorch_dir: folder, shim: None };
-    let libtorch = find_libtorch(&options, &shim, &marker)?;
-    let _ = open_library(&libtorch, RTLD_NOW | RTLD_GLOBAL)?;
     let library = open_library(&shim, RTLD_NOW | RTLD_LOCAL)?;
     // SAFETY: as for the first half.
     let functions = unsafe { CudaFunctions::load(library) };
@@ -231,10 +232,13 @@ pub(crate) fn open_cuda(
     Ok(functions)
 }
 
-fn load(shim: &Path, libtorch: &Path) -> Result<Functions, OpenError> {
+fn load(shim: &Path, libtorch: &Path, cuda: bool) -> Result<Functions, OpenError> {
     // By absolute path, all symbols at once and for everyone: the shim's own dependency on it is
     // then met by what is already loaded, whatever LD_LIBRARY_PATH and the loader's cache hold.
     let _ = open_library(libtorch, RTLD_NOW | RTLD_GLOBAL)?;
+    if cuda {
+        let _ = open_library(&libtorch.with_file_name(LIBTORCH_CUDA), RTLD_NOW | RTLD_GLOBAL)?;
+    }
     let library = open_library(shim, RTLD_NOW | RTLD_LOCAL)?;
     // SAFETY: the marker said that the shim has this ABI, and the library is leaked, so it is
     // never closed.

@@ -117,7 +117,7 @@ fn a_folder_without_the_right_libtorch_is_refused() {
     let Some(torch) = torch() else { return };
     let folder = tempfile::tempdir().unwrap();
     let libtorch_dir = Some(folder.path().to_owned());
-    let error = Torch::open(&Options { libtorch_dir, shim: None }).unwrap_err();
+    let error = Torch::open(&Options { libtorch_dir, ..Options::default() }).unwrap_err();
     assert!(matches!(error, OpenError::NoLibtorch { .. }), "{error:?}");
     let text = error.to_string();
     assert!(text.contains(torch.version()), "{text}");

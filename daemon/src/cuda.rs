@@ -1,0 +1,20 @@
+//! Batches on NVIDIA GPUs: what an executor of mechanism `mps` or `green` is made of.
+//!
+//! | module      | holds                                                                        |
+//! |-------------|------------------------------------------------------------------------------|
+//! | [`driver`]  | the CUDA driver's objects, freed when they are dropped                       |
+//! | [`green`]   | parts of a device's multiprocessors                                          |
+//! | [`gpu`]     | a device with libtorch on it, cut among gpulets                              |
+//! | [`load`]    | from an archive to a warm, captured and measured model                       |
+//! | [`loaded`]  | that model                                                                   |
+//! | [`local`]   | a model in this process, without a daemon                                    |
+//!
+//! The daemon never calls any of this: no fault of a GPU may reach it.
+
+mod accuracy;
+pub mod driver;
+pub mod gpu;
+pub mod green;
+pub mod load;
+pub mod loaded;
+pub mod local;

@@ -1,0 +1,473 @@
+//! The CUDA driver as far as executors need it: contexts, streams, events and memory, each freed
+//! when it is dropped.
+//!
+//! Everything is asynchronous but where it says so. All of a process's work on a device is in one
+//! address space, that of the device's primary context, which libtorch uses too.
+
+use std::ffi::{CStr, c_void};
+use std::ptr::{self, NonNull};
+
+use cudarc::driver::sys::{self, CUresult};
+
+/// A call into the driver failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}: {name}")]
+pub struct CudaError {
+    /// What was tried.
+    pub what: &'static str,
+    /// CUDA's name of the error, such as `CUDA_ERROR_OUT_OF_MEMORY`.
+    pub name: String,
+    code: u32,
+}
+
+impl CudaError {
+    /// Whether the context is lost: every later call fails, and only a new process helps.
+    pub fn is_fatal(&self) -> bool {
+        /// Errors that a call reports of itself, and that leave the context as it was.
+        const HARMLESS: [CUresult; 12] = [
+            CUresult::CUDA_ERROR_INVALID_VALUE,
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY,
+            CUresult::CUDA_ERROR_NOT_INITIALIZED,
+            CUresult::CUDA_ERROR_INVALID_CONTEXT,
+            CUresult::CUDA_ERROR_INVALID_HANDLE,
+            CUresult::CUDA_ERROR_NOT_FOUND,
+            CUresult::CUDA_ERROR_NOT_SUPPORTED,
+            CUresult::CUDA_ERROR_NOT_PERMITTED,
+            CUresult::CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED,
+            CUresult::CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED,
+            CUresult::CUDA_ERROR_INVALID_RESOURCE_TYPE,
+            CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION,
+        ];
+        !HARMLESS.iter().any(|harmless| *harmless as u32 == self.code)
+    }
+}
+
+/// Turns a result code into a result.
+pub(super) fn check(code: CUresult, what: &'static str) -> Result<(), CudaError> {
+    if code == CUresult::CUDA_SUCCESS {
+        return Ok(());
+    }
+    let mut name = ptr::null();
+    // SAFETY: `name` is a valid out-parameter; what it is set to is a constant of the driver.
+    let known = unsafe { sys::cuGetErrorName(code, &mut name) } == CUresult::CUDA_SUCCESS;
+    let name = if known && !name.is_null() {
+        // SAFETY: the driver's names are NUL-terminated and live for ever.
+        unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
+    } else {
+        format!("error {}", code as u32)
+    };
+    Err(CudaError { what, name, code: code as u32 })
+}
+
+/// A device of this process, with its primary context.
+#[derive(Debug)]
+pub struct Device {
+    pub(super) handle: sys::CUdevice,
+    context: sys::CUcontext,
+    /// Multiprocessors that this process may use: under MPS those of its percentage.
+    pub sm_count: u32,
+    /// Compute capability, such as `(9, 0)`.
+    pub capability: (u32, u32),
+}
+
+// SAFETY: handles of the driver may be used by any thread.
+unsafe impl Send for Device {}
+// SAFETY: as above.
+unsafe impl Sync for Device {}
+
+/// Why there is no device.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceError {
+    /// The driver's library is not there.
+    #[error("no CUDA driver: libcuda.so is not installed or cannot be loaded")]
+    NoDriver,
+    /// The driver refused.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
+}
+
+impl Device {
+    /// Opens device `ordinal` of those that this process sees, and makes its primary context
+    /// current on this thread. The context lives as long as the process.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    pub fn open(ordinal: i32) -> Result<Device, DeviceError> {
+        // SAFETY: opens a library and closes it again; the driver's initialisers may run anywhere.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(DeviceError::NoDriver);
+        }
+        let (mut handle, mut context) = (0, ptr::null_mut());
+        // SAFETY: the out-parameters are valid.
+        unsafe {
+            check(sys::cuInit(0), "cuInit")?;
+            check(sys::cuDeviceGet(&mut handle, ordinal), "cuDeviceGet")?;
+            check(sys::cuDevicePrimaryCtxRetain(&mut context, handle), "cuDevicePrimaryCtxRetain")?;
+        }
+        let mut device = Device { handle, context, sm_count: 0, capability: (0, 0) };
+        device.bind()?;
+        use sys::CUdevice_attribute_enum as Attribute;
+        device.sm_count = device.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        device.capability = (
+            device.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            device.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        );
+        Ok(device)
+    }
+
+    /// Makes the primary context current on this thread, as every thread needs that calls the
+    /// driver.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn bind(&self) -> Result<(), CudaError> {
+        // SAFETY: the context is retained for the life of the process.
+        check(unsafe { sys::cuCtxSetCurrent(self.context) }, "cuCtxSetCurrent")
+    }
+
+    /// Free and total memory of the device, in bytes.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn memory(&self) -> Result<(u64, u64), CudaError> {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: the out-parameters are valid.
+        check(unsafe { sys::cuMemGetInfo_v2(&mut free, &mut total) }, "cuMemGetInfo")?;
+        Ok((free as u64, total as u64))
+    }
+
+    fn attribute(&self, which: sys::CUdevice_attribute) -> Result<u32, CudaError> {
+        let mut value = 0;
+        // SAFETY: the out-parameter is valid.
+        let code = unsafe { sys::cuDeviceGetAttribute(&mut value, which, self.handle) };
+        check(code, "cuDeviceGetAttribute")?;
+        Ok(u32::try_from(value).unwrap_or(0))
+    }
+}
+
+/// A stream that waits for no other.
+#[derive(Debug)]
+pub struct Stream(pub(super) NonNull<sys::CUstream_st>);
+
+// SAFETY: handles of the driver may be used by any thread.
+unsafe impl Send for Stream {}
+
+impl Stream {
+    /// A stream of the primary context, which must be current.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn new() -> Result<Stream, CudaError> {
+        let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+        let mut raw = ptr::null_mut();
+        // SAFETY: the out-parameter is valid.
+        check(unsafe { sys::cuStreamCreate(&mut raw, flags) }, "cuStreamCreate")?;
+        Stream::adopt(raw, "cuStreamCreate")
+    }
+
+    pub(super) fn adopt(raw: sys::CUstream, what: &'static str) -> Result<Stream, CudaError> {
+        let missing = CudaError { what, name: "gave no stream".to_owned(), code: 0 };
+        NonNull::new(raw).map(Stream).ok_or(missing)
+    }
+
+    /// The `CUstream`, for libtorch and for kernels.
+    pub fn raw(&self) -> *mut c_void {
+        self.0.as_ptr().cast()
+    }
+
+    /// Waits on the host until all its work is done.
+    ///
+    /// # Errors
+    /// [`CudaError`], also of work that was queued before.
+    pub fn wait(&self) -> Result<(), CudaError> {
+        // SAFETY: the stream is live.
+        check(unsafe { sys::cuStreamSynchronize(self.0.as_ptr()) }, "cuStreamSynchronize")
+    }
+
+    /// Whether all its work is done. Does not wait.
+    ///
+    /// # Errors
+    /// [`CudaError`] of that work, or of any other in the context.
+    pub fn is_idle(&self) -> Result<bool, CudaError> {
+        // SAFETY: the stream is live.
+        match unsafe { sys::cuStreamQuery(self.0.as_ptr()) } {
+            CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            code => check(code, "stream").map(|()| true),
+        }
+    }
+
+    /// Later work waits for `event`.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn after(&self, event: &Event) -> Result<(), CudaError> {
+        // SAFETY: both are live.
+        let code = unsafe { sys::cuStreamWaitEvent(self.0.as_ptr(), event.0.as_ptr(), 0) };
+        check(code, "cuStreamWaitEvent")
+    }
+
+    /// Copies host memory to the device.
+    ///
+    /// # Safety
+    /// `from` is readable and `to` is device memory, for `bytes` bytes, until the copy is done;
+    /// `from` is pinned or registered.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub unsafe fn copy_in(
+        &self,
+        from: NonNull<u8>,
+        to: u64,
+        bytes: usize,
+    ) -> Result<(), CudaError> {
+        // SAFETY: the caller's.
+        let code =
+            unsafe { sys::cuMemcpyHtoDAsync_v2(to, from.as_ptr().cast(), bytes, self.0.as_ptr()) };
+        check(code, "cuMemcpyHtoDAsync")
+    }
+
+    /// Copies device memory to the host.
+    ///
+    /// # Safety
+    /// As [`copy_in`](Self::copy_in), the other way round.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub unsafe fn copy_out(
+        &self,
+        from: u64,
+        to: NonNull<u8>,
+        bytes: usize,
+    ) -> Result<(), CudaError> {
+        // SAFETY: the caller's.
+        let code =
+            unsafe { sys::cuMemcpyDtoHAsync_v2(to.as_ptr().cast(), from, bytes, self.0.as_ptr()) };
+        check(code, "cuMemcpyDtoHAsync")
+    }
+
+    /// Copies `from` to the device, and waits until it is there.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub(super) fn copy_in_now(&self, from: &[u8], to: u64) -> Result<(), CudaError> {
+        // SAFETY: `from` is borrowed until the wait is over; device addresses out of range are an
+        // error of the driver.
+        unsafe { self.copy_in(NonNull::from(from).cast(), to, from.len()) }?;
+        self.wait()
+    }
+
+    /// Copies device memory to `to`, and waits until it is there.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub(super) fn copy_out_now(&self, from: u64, to: &mut [u8]) -> Result<(), CudaError> {
+        // SAFETY: as in `copy_in_now`.
+        unsafe { self.copy_out(from, NonNull::from(&mut *to).cast(), to.len()) }?;
+        self.wait()
+    }
+
+    /// Launches a captured graph.
+    ///
+    /// # Safety
+    /// `exec` is a live `CUgraphExec` whose memory nothing else touches until it is done.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub unsafe fn launch(&self, exec: *mut c_void) -> Result<(), CudaError> {
+        // SAFETY: the caller's.
+        check(unsafe { sys::cuGraphLaunch(exec.cast(), self.0.as_ptr()) }, "cuGraphLaunch")
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // SAFETY: created by us and destroyed once; work that is queued still ends.
+        let _ = unsafe { sys::cuStreamDestroy_v2(self.0.as_ptr()) };
+    }
+}
+
+/// A point in a stream, to be waited for or asked about.
+#[derive(Debug)]
+pub struct Event(NonNull<sys::CUevent_st>);
+
+// SAFETY: handles of the driver may be used by any thread.
+unsafe impl Send for Event {}
+
+impl Event {
+    /// An event of the current context.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn new() -> Result<Event, CudaError> {
+        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+        let mut raw = ptr::null_mut();
+        // SAFETY: the out-parameter is valid.
+        check(unsafe { sys::cuEventCreate(&mut raw, flags) }, "cuEventCreate")?;
+        let code = sys::CUresult::CUDA_ERROR_UNKNOWN as u32;
+        let missing = CudaError { what: "cuEventCreate", name: "gave no event".to_owned(), code };
+        NonNull::new(raw).map(Event).ok_or(missing)
+    }
+
+    /// Sets it to what is queued in `stream` now.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn record(&self, stream: &Stream) -> Result<(), CudaError> {
+        // SAFETY: both are live.
+        let code = unsafe { sys::cuEventRecord(self.0.as_ptr(), stream.0.as_ptr()) };
+        check(code, "cuEventRecord")
+    }
+
+    /// Whether all that it was set to is done. Does not wait.
+    ///
+    /// # Errors
+    /// [`CudaError`] of that work, or of any other in the context.
+    pub fn is_done(&self) -> Result<bool, CudaError> {
+        // SAFETY: the event is live.
+        match unsafe { sys::cuEventQuery(self.0.as_ptr()) } {
+            CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            code => check(code, "batch").map(|()| true),
+        }
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        // SAFETY: created by us and destroyed once.
+        let _ = unsafe { sys::cuEventDestroy_v2(self.0.as_ptr()) };
+    }
+}
+
+/// Device memory, zeroed when it is allocated.
+#[derive(Debug)]
+pub struct DeviceMemory {
+    address: u64,
+    bytes: usize,
+}
+
+impl DeviceMemory {
+    /// Allocates `bytes` bytes, at least one. Waits for the device.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn new(bytes: usize) -> Result<DeviceMemory, CudaError> {
+        let bytes = bytes.max(1);
+        let mut address = 0;
+        // SAFETY: the out-parameter is valid.
+        check(unsafe { sys::cuMemAlloc_v2(&mut address, bytes) }, "cuMemAlloc")?;
+        let memory = DeviceMemory { address, bytes };
+        // SAFETY: allocated for so many bytes.
+        check(unsafe { sys::cuMemsetD8_v2(address, 0, bytes) }, "cuMemsetD8")?;
+        Ok(memory)
+    }
+
+    /// The device address of its first byte.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
+    /// Its length.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for DeviceMemory {
+    fn drop(&mut self) {
+        // SAFETY: allocated by us and freed once.
+        let _ = unsafe { sys::cuMemFree_v2(self.address) };
+    }
+}
+
+/// Host memory that the device can copy from and to without the driver's help.
+#[derive(Debug)]
+pub struct Pinned {
+    data: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: memory, owned by this value.
+unsafe impl Send for Pinned {}
+
+impl Pinned {
+    /// Allocates `bytes` bytes, at least one, zeroed.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn new(bytes: usize) -> Result<Pinned, CudaError> {
+        let bytes = bytes.max(1);
+        let mut data: *mut c_void = ptr::null_mut();
+        let flags = sys::CU_MEMHOSTALLOC_PORTABLE | sys::CU_MEMHOSTALLOC_DEVICEMAP;
+        // SAFETY: the out-parameter is valid.
+        check(unsafe { sys::cuMemHostAlloc(&mut data, bytes, flags) }, "cuMemHostAlloc")?;
+        let code = sys::CUresult::CUDA_ERROR_UNKNOWN as u32;
+        let missing = CudaError { what: "cuMemHostAlloc", name: "gave no memory".into(), code };
+        let data = NonNull::new(data.cast::<u8>()).ok_or(missing)?;
+        // SAFETY: allocated for so many bytes.
+        unsafe { data.write_bytes(0, bytes) };
+        Ok(Pinned { data, bytes })
+    }
+
+    /// Its first byte.
+    pub fn data(&self) -> NonNull<u8> {
+        self.data
+    }
+
+    /// Its length.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // SAFETY: allocated by us and freed once.
+        let _ = unsafe { sys::cuMemFreeHost(self.data.as_ptr().cast()) };
+    }
+}
+
+/// Somebody else's memory, pinned so that the device can copy from and to it.
+#[derive(Debug)]
+pub struct Registration {
+    data: NonNull<u8>,
+    device: u64,
+}
+
+// SAFETY: the driver's bookkeeping of memory, bound to no thread.
+unsafe impl Send for Registration {}
+
+impl Registration {
+    /// Pins `bytes` bytes at `data`. Takes about half a millisecond a MiB.
+    ///
+    /// # Safety
+    /// The memory stays mapped for as long as the registration lives.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub unsafe fn new(data: NonNull<u8>, bytes: usize) -> Result<Registration, CudaError> {
+        let flags = sys::CU_MEMHOSTREGISTER_PORTABLE | sys::CU_MEMHOSTREGISTER_DEVICEMAP;
+        // SAFETY: the caller's.
+        let code = unsafe { sys::cuMemHostRegister_v2(data.as_ptr().cast(), bytes, flags) };
+        check(code, "cuMemHostRegister")?;
+        let mut registration = Registration { data, device: 0 };
+        // SAFETY: registered with a device mapping just now; the out-parameter is valid.
+        let code = unsafe {
+            let host = data.as_ptr().cast();
+            sys::cuMemHostGetDevicePointer_v2(&mut registration.device, host, 0)
+        };
+        check(code, "cuMemHostGetDevicePointer")?;
+        Ok(registration)
+    }
+
+    /// Where the device sees the first byte.
+    pub fn device_address(&self) -> u64 {
+        self.device
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        // SAFETY: registered by us and taken back once.
+        let _ = unsafe { sys::cuMemHostUnregister(self.data.as_ptr().cast()) };
+    }
+}

@@ -1,0 +1,113 @@
+//! A model on a GPU: its weights once, and for each gpulet the memory and the graphs to run it.
+
+use std::sync::Arc;
+
+use gpulet_abi::tensor::{Extent, SlotLayout};
+use gpulet_plan::profile::ProfilePoint;
+use gpulet_torch::cuda::{DeviceTensor, Graph, Placed};
+
+use super::driver::{CudaError, DeviceMemory, Pinned, Stream};
+use super::gpu::Gpu;
+use crate::backend::buffer::RowBytes;
+use crate::backend::torch::Spec;
+use crate::model::Model;
+
+/// Batches of one gpulet that can be under way: one computes while the next is copied in.
+pub const SETS: usize = 2;
+
+/// A model that is warm on every gpulet of its executor.
+pub struct Loaded {
+    /// What it is.
+    pub model: Model,
+    /// How it runs, for people.
+    pub form: String,
+    /// Device memory that it takes.
+    pub memory_bytes: u64,
+    pub(super) row_bytes: RowBytes,
+    pub(super) inputs: Vec<Spec>,
+    pub(super) outputs: Vec<Spec>,
+    /// In the order of the gpulets. Before the weights, which its graphs use.
+    pub(super) lanes: Vec<Lane>,
+    pub(super) placed: Placed,
+    pub(super) gpu: Arc<Gpu>,
+}
+
+/// A model on one gpulet.
+pub(super) struct Lane {
+    /// Smallest first.
+    pub sizes: Vec<Size>,
+    pub sets: [Set; SETS],
+    pub points: Vec<ProfilePoint>,
+    /// What it was captured on; `None` only while it is dropped.
+    pub capture: Option<Stream>,
+}
+
+/// A batch size that is ready to run.
+pub(super) struct Size {
+    pub rows: u32,
+    /// One for each set; without, the model runs eagerly.
+    pub graphs: Option<[Graph; SETS]>,
+    /// What batches of this size take from start to end, as last seen.
+    pub typical_ns: u64,
+}
+
+/// Where the tensors of so many rows lie: on the device as the model sees them, on the host as clients
+/// do.
+#[derive(Clone, Copy)]
+pub(super) struct Layouts {
+    pub device: SlotLayout,
+    pub host: SlotLayout,
+}
+
+/// Memory for one batch of `max_batch` rows, laid out as a slot would be.
+pub(super) struct Set {
+    pub device: DeviceMemory,
+    /// For what cannot be copied straight from and to slots.
+    pub host: Pinned,
+    pub layouts: Layouts,
+}
+
+impl Set {
+    pub(super) fn new(layouts: Layouts) -> Result<Set, CudaError> {
+        // On a 64-bit machine; and more than there is memory for fails in the driver.
+        let device = DeviceMemory::new(layouts.device.bytes() as usize)?;
+        Ok(Set { device, host: Pinned::new(layouts.host.bytes() as usize)?, layouts })
+    }
+
+    pub(super) fn inputs(&self, specs: &[Spec], rows: u32) -> Vec<DeviceTensor> {
+        self.tensors(specs, self.layouts.device.inputs(), rows)
+    }
+
+    pub(super) fn outputs(&self, specs: &[Spec], rows: u32) -> Vec<DeviceTensor> {
+        self.tensors(specs, self.layouts.device.outputs(), rows)
+    }
+
+    fn tensors(&self, specs: &[Spec], places: &[Extent], rows: u32) -> Vec<DeviceTensor> {
+        let tensor = |(spec, place): (&Spec, &Extent)| DeviceTensor {
+            address: self.device.address() + place.offset,
+            dtype: spec.dtype,
+            dims: spec.dims(rows),
+            rank: spec.rank,
+        };
+        specs.iter().zip(places).map(tensor).collect()
+    }
+}
+
+impl Lane {
+    /// The smallest size that holds `rows` rows.
+    pub(super) fn size_for(&self, rows: u32) -> Option<usize> {
+        self.sizes.iter().position(|size| size.rows >= rows)
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        // Only batches that are done let go of a model, so no launch is unfinished.
+        for (lane, cut) in self.lanes.iter_mut().zip(&self.gpu.cuts) {
+            lane.sizes.clear();
+            if let Some(stream) = lane.capture.take() {
+                cut.give_back(stream);
+            }
+        }
+    }
+}
