@@ -31,7 +31,7 @@ use crate::wire::{BatchCommand, BatchReport, FromExecutor, RegionGeometry, ToExe
 
 use batch::Holdings;
 use control::{Control, Heard};
-use loader::Loader;
+use loader::{Loader, Said};
 
 /// How long a busy executor may leave the control socket unread.
 const CONTROL_EVERY_NS: u64 = 1_000_000;
@@ -96,6 +96,7 @@ pub fn serve(control: OwnedFd) -> Result<(), ExecuteError> {
         reports,
         report_bell: started.report_bell,
         holdings: Holdings::default(),
+        gpulet_count: started.gpulet_count,
         loader,
         loader_bell,
         spin_ns: started.spin_ns,
@@ -115,6 +116,7 @@ struct Executor {
     reports: Producer<MappedRing, BatchReport>,
     report_bell: Doorbell,
     holdings: Holdings,
+    gpulet_count: u32,
     loader: Loader,
     loader_bell: Doorbell,
     spin_ns: u64,
@@ -160,7 +162,10 @@ impl Executor {
         if self.holdings.lacks(command) && self.listen()? == Daemon::Gone {
             return Ok(Daemon::Gone);
         }
-        let report = self.holdings.run(command);
+        if command.gpulet >= self.gpulet_count {
+            return Err(ExecuteError::Protocol(format!("there is no gpulet {}", command.gpulet)));
+        }
+        let report = BatchReport { gpulet: command.gpulet, ..self.holdings.run(command) };
         loop {
             match self.reports.push(&report) {
                 Ok(()) => break,
@@ -207,8 +212,11 @@ impl Executor {
     fn listen(&mut self) -> Result<Daemon, ExecuteError> {
         self.listened_ns = now_ns();
         self.loader_bell.clear();
-        while let Some(done) = self.loader.take() {
-            let answer = self.adopt(done);
+        while let Some(said) = self.loader.take() {
+            let answer = match said {
+                Said::Step { instance, step } => FromExecutor::Loading { instance, step },
+                Said::Done(done) => self.adopt(done),
+            };
             if self.control.send(&answer).map_err(io_error("control socket"))? == Daemon::Gone {
                 return Ok(Daemon::Gone);
             }
@@ -240,6 +248,10 @@ impl Executor {
                     None => self.loader.forget(instance),
                 }
                 Ok(())
+            }
+            ToExecutor::Prepare { .. } | ToExecutor::Switch { .. } => {
+                let rule = "shares of a backend that splits no device".to_owned();
+                Err(ExecuteError::Protocol(rule))
             }
         }
     }
@@ -273,7 +285,9 @@ impl Executor {
                 if self.holdings.is_empty() {
                     warmup::settle(&mut loaded);
                 }
-                let (points, form) = (loaded.points.clone(), control::cut(loaded.instance.form()));
+                // Whatever gpulet they are of, batches run here one after the other.
+                let points = vec![loaded.points.clone(); self.gpulet_count as usize];
+                let form = control::cut(loaded.instance.form());
                 tracing::info!(
                     model = loaded.model.name,
                     form,
@@ -281,7 +295,7 @@ impl Executor {
                     "model loaded"
                 );
                 self.holdings.load(instance, loaded);
-                FromExecutor::Loaded { instance, points, load_ns, form }
+                FromExecutor::Loaded { instance, points, load_ns, form, memory_bytes: 0 }
             }
             Err(error) => {
                 tracing::warn!("{error}");

@@ -124,6 +124,8 @@ pub struct Executor {
     pub gpulet: Gpulet,
     /// What it is told at its start.
     pub start: Start,
+    /// Set for its process, beside what the daemon has itself.
+    pub environment: Vec<(String, String)>,
     /// Where it is in its life.
     pub state: State,
     /// Must not be replaced when it ends: the config does not have it any more.
@@ -147,6 +149,7 @@ impl Executor {
         Executor {
             gpulet,
             start,
+            environment: Vec::new(),
             state: State::Waiting { until_ns: 0 },
             retired: false,
             backend: String::new(),
@@ -187,7 +190,9 @@ impl Executor {
         if std::env::var_os(variable).is_none() {
             command.env(variable, value);
         }
+        let environment = self.environment.iter().map(|(name, value)| (name, value));
         let child = command
+            .envs(environment)
             .stdin(Stdio::from(far))
             .stdout(Stdio::null())
             .env_remove("NOTIFY_SOCKET")
@@ -206,7 +211,7 @@ impl Executor {
         register(near.as_raw_fd(), Source::Control)?;
         register(report_bell.as_fd().as_raw_fd(), Source::Bell)?;
         register(pidfd.as_raw_fd(), Source::Exit)?;
-        let message = ToExecutor::Start(self.start.clone());
+        let message = ToExecutor::Start(Box::new(self.start.clone()));
         send(&near, &message, &[link_fd.as_fd(), command_bell.as_fd(), report_bell.as_fd()])?;
         self.process = Some(Process {
             child,

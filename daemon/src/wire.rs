@@ -4,96 +4,38 @@
 //! far end is the executor's standard input. Batches travel in a shared region, the *link*: commands
 //! one way, reports the other, one ring each. The executor never decides: it runs what it is told,
 //! within the window it is told.
+//!
+//! One executor process has one gpulet or several, each named by its index in [`Start::gpulets`].
+//! They share what is mapped and what is loaded; batches of different gpulets run side by side, those
+//! of one gpulet one after the other. A gpulet may be sent a batch while it runs one ([`DEPTH_MAX`]).
+
+mod link;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
 use gpulet_abi::frame;
-use gpulet_abi::region::{Geometry, MappedRing, Mapping, RegionError};
-use gpulet_abi::ring::{Consumer, Entry, Producer};
-use gpulet_plan::policy::BATCH_REQUESTS_MAX;
+use gpulet_abi::region::Geometry;
 use gpulet_plan::profile::ProfilePoint;
 use serde::{Deserialize, Serialize};
 
 use crate::model::Model;
 
-/// Bytes of the longest control message.
-pub const MESSAGE_BYTES_MAX: usize = 64 << 10;
+pub use link::{BatchCommand, BatchReport, BatchRequest, DEPTH_MAX, EXECUTOR_GPULETS_MAX, Link};
 
-/// Batches that may be under way in a link: one running, the rest in case depths grow.
-const LINK_CAPACITY: u32 = 16;
-const COMMAND_CONTROL_OFFSET: usize = 0;
-const REPORT_CONTROL_OFFSET: usize = 384;
-const COMMANDS_OFFSET: usize = 4096;
-const REPORTS_OFFSET: usize =
-    COMMANDS_OFFSET + (LINK_CAPACITY as usize * size_of::<BatchCommand>()).next_multiple_of(4096);
-const LINK_BYTES: u64 = (REPORTS_OFFSET + LINK_CAPACITY as usize * size_of::<BatchReport>())
-    .next_multiple_of(4096) as u64;
+/// Bytes of the longest control message: a profile for every gpulet fits.
+pub const MESSAGE_BYTES_MAX: usize = 128 << 10;
 
-/// One request of a batch: where its slot is.
-#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
-#[repr(C)]
-pub struct BatchRequest {
-    /// Which session's region, as named by [`ToExecutor::Map`].
-    pub region: u32,
-    /// Which slot of it, below its `slot_count`.
-    pub slot: u32,
-    /// Rows of this request, at least one.
-    pub rows: u32,
-    /// Zero.
-    pub reserved: u32,
-}
-
-/// Run this now.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C)]
-pub struct BatchCommand {
-    /// Echoed in the report.
-    pub batch: u64,
-    /// Started later than this (CLOCK_MONOTONIC), it would miss: refuse it.
-    pub latest_start_ns: u64,
-    /// Which model, as named by [`ToExecutor::Load`].
-    pub instance: u32,
-    /// How many of `requests` count; at least one.
-    pub request_count: u32,
-    /// Rows of all requests.
-    pub rows: u32,
-    /// Zero.
-    pub reserved: u32,
-    /// The requests, in the order their rows have in the batch.
-    pub requests: [BatchRequest; BATCH_REQUESTS_MAX as usize],
-}
-
-/// How a batch went.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C)]
-pub struct BatchReport {
-    /// Of the command.
-    pub batch: u64,
-    /// When the executor took it (CLOCK_MONOTONIC).
-    pub started_ns: u64,
-    /// When its outputs were all in place.
-    pub finished_ns: u64,
-    /// Host bytes copied to put the batch's inputs together; 0 when the model read the slot itself.
-    pub input_bytes_copied: u64,
-    /// Host bytes copied from the model's results into slots; 0 when the model wrote there itself.
-    pub output_bytes_copied: u64,
-    /// For each request of the command the number of its status (they all fit a byte).
-    pub statuses: [u8; BATCH_REQUESTS_MAX as usize],
-}
-
-impl Entry for BatchCommand {}
-impl Entry for BatchReport {}
+/// With this an executor exits whose device faulted. All executors on that device are lost then.
+pub const FAULT_EXIT_CODE: i32 = 70;
 
 /// Daemon to executor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum ToExecutor {
     /// First. Carries the link's memfd, the command doorbell and the report doorbell.
-    Start(Start),
+    Start(Box<Start>),
     /// A session's region; carries its memfd.
     Map {
         /// How commands name it; never reused.
@@ -118,14 +60,28 @@ pub enum ToExecutor {
         /// As in `Load`.
         instance: u32,
     },
+    /// Make ready for other shares while batches go on: every loaded model is warmed and measured
+    /// on them. Answered by a `Remeasured` for each, then `Prepared`; or by `PrepareFailed`. No
+    /// `Load` follows before `Switch` was answered. Only to executors that split a device.
+    Prepare {
+        /// One a gpulet.
+        shares_pct: Vec<u8>,
+    },
+    /// Batches that come after this run on the shares prepared last. Answered by `Shared`.
+    Switch {
+        /// As in `Prepare`.
+        shares_pct: Vec<u8>,
+    },
 }
 
 /// What an executor is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Start {
-    /// The gpulet's name, for logs.
-    pub gpulet: String,
+    /// The executor's name, for logs.
+    pub executor: String,
+    /// What it hosts, 1 to [`EXECUTOR_GPULETS_MAX`]; commands name them by index.
+    pub gpulets: Vec<GpuletStart>,
     /// What runs the models.
     pub backend: Backend,
     /// Threads for one forward.
@@ -134,6 +90,16 @@ pub struct Start {
     pub cpus: Vec<u32>,
     /// How long to poll for the next command before sleeping.
     pub spin_ns: u64,
+}
+
+/// A gpulet, as its executor knows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GpuletStart {
+    /// For logs.
+    pub name: String,
+    /// Share of the device, 1 to 100; a [`ToExecutor::Switch`] can change it.
+    pub share_pct: u8,
 }
 
 /// What runs the models.
@@ -179,16 +145,26 @@ pub enum FromExecutor {
         /// Such as "libtorch 1.13.0, 1 thread".
         backend: String,
     },
+    /// A load goes on. Said at its start and, while it goes on, before every step that may take
+    /// long: an executor that says nothing for too long hangs, and the model it named is to blame.
+    Loading {
+        /// As in `Load`.
+        instance: u32,
+        /// What it does now, such as "8 rows".
+        step: String,
+    },
     /// The answer to `Load`: warm, and measured.
     Loaded {
         /// As in `Load`.
         instance: u32,
-        /// Latencies measured in the warm-up, rows ascending up to `max_batch`.
-        points: Vec<ProfilePoint>,
+        /// For each gpulet the latencies measured in the warm-up, rows ascending up to `max_batch`.
+        points: Vec<Vec<ProfilePoint>>,
         /// From the message to here.
         load_ns: u64,
         /// How the model runs, such as "optimised for inference" or "frozen".
         form: String,
+        /// Device memory it took; 0 where there is no device, or where that is not known.
+        memory_bytes: u64,
     },
     /// The answer to a `Load` that failed.
     LoadFailed {
@@ -200,6 +176,38 @@ pub enum FromExecutor {
     /// The answer to `Start` when it failed; the executor exits next.
     StartFailed {
         /// What is missing and where it was looked for.
+        error: String,
+    },
+    /// What a model's batches take on the shares that are being prepared.
+    Remeasured {
+        /// As in `Load`.
+        instance: u32,
+        /// As in `Loaded`.
+        points: Vec<Vec<ProfilePoint>>,
+    },
+    /// The answer to `Prepare`: a `Switch` takes effect at once.
+    Prepared {
+        /// As in `Prepare`.
+        shares_pct: Vec<u8>,
+    },
+    /// The answer to a `Prepare` that failed; everything is as it was before.
+    PrepareFailed {
+        /// As in `Prepare`.
+        shares_pct: Vec<u8>,
+        /// What the device does not give.
+        error: String,
+    },
+    /// The answer to `Switch`: commands taken from now on run on the new shares.
+    Shared {
+        /// As in `Switch`.
+        shares_pct: Vec<u8>,
+        /// When (CLOCK_MONOTONIC).
+        switched_ns: u64,
+    },
+    /// The device faulted, and with it every process on it; this one exits next, with
+    /// [`FAULT_EXIT_CODE`].
+    Faulted {
+        /// What the driver said.
         error: String,
     },
 }
@@ -236,63 +244,6 @@ pub fn receive<M: for<'de> Deserialize<'de>>(
     Ok(Some((message, received.descriptors)))
 }
 
-/// The shared region of one executor.
-#[derive(Debug)]
-pub struct Link {
-    mapping: Arc<Mapping>,
-}
-
-impl Link {
-    /// A fresh link and its descriptor, for the daemon.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn create() -> io::Result<(Link, OwnedFd)> {
-        let (mapping, fd) = Mapping::create("gpulet-link", LINK_BYTES, LINK_BYTES)?;
-        Ok((Link { mapping: Arc::new(mapping) }, fd))
-    }
-
-    /// The link that the daemon sent, for the executor.
-    ///
-    /// # Errors
-    /// As [`Mapping::attach`].
-    pub fn attach(fd: OwnedFd) -> Result<Link, RegionError> {
-        Ok(Link { mapping: Arc::new(Mapping::attach(fd, LINK_BYTES, LINK_BYTES)?) })
-    }
-
-    fn commands(&self) -> MappedRing {
-        MappedRing::new::<BatchCommand>(
-            &self.mapping,
-            COMMAND_CONTROL_OFFSET,
-            COMMANDS_OFFSET,
-            LINK_CAPACITY,
-        )
-    }
-
-    fn reports(&self) -> MappedRing {
-        MappedRing::new::<BatchReport>(
-            &self.mapping,
-            REPORT_CONTROL_OFFSET,
-            REPORTS_OFFSET,
-            LINK_CAPACITY,
-        )
-    }
-
-    /// The daemon's ends: commands out, reports in.
-    pub fn daemon_ends(
-        &self,
-    ) -> (Producer<MappedRing, BatchCommand>, Consumer<MappedRing, BatchReport>) {
-        (Producer::new(self.commands()), Consumer::new(self.reports()))
-    }
-
-    /// The executor's ends: commands in, reports out.
-    pub fn executor_ends(
-        &self,
-    ) -> (Consumer<MappedRing, BatchCommand>, Producer<MappedRing, BatchReport>) {
-        (Consumer::new(self.commands()), Producer::new(self.reports()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,18 +262,13 @@ mod tests {
     }
 
     #[test]
-    fn a_command_and_its_report_cross_the_link() {
-        let (daemon, fd) = Link::create().unwrap();
-        let executor = Link::attach(fd).unwrap();
-        let (mut commands_out, mut reports_in) = daemon.daemon_ends();
-        let (mut commands_in, mut reports_out) = executor.executor_ends();
-        commands_out.push(&BatchCommand { batch: 3, ..Zeroable::zeroed() }).unwrap();
-        assert!(!commands_out.commit());
-        let command = commands_in.pop().unwrap().unwrap();
-        assert!(reports_in.prepare_sleep().unwrap());
-        let report = BatchReport { batch: command.batch, ..Zeroable::zeroed() };
-        reports_out.push(&report).unwrap();
-        assert!(reports_out.commit());
-        assert_eq!(reports_in.pop().unwrap().unwrap().batch, 3);
+    fn profiles_of_all_gpulets_fit_a_message() {
+        let (near, far) = frame::pair().unwrap();
+        let point = |rows| ProfilePoint { rows, p50_ns: 987_654_321, p99_ns: 987_654_321 };
+        let points = vec![(1_000..1_064).map(point).collect(); EXECUTOR_GPULETS_MAX];
+        let message = FromExecutor::Remeasured { instance: u32::MAX, points };
+        send(&near, &message, &[]).unwrap();
+        let (received, _): (FromExecutor, _) = receive(&far).unwrap().unwrap();
+        assert_eq!(received, message);
     }
 }

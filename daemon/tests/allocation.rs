@@ -19,7 +19,7 @@ use gpulet_daemon::executor::{Executor, Executors, State};
 use gpulet_daemon::limits::Limits;
 use gpulet_daemon::model;
 use gpulet_daemon::models::{Instance, InstanceState};
-use gpulet_daemon::wire::{Backend, FromExecutor, Start, ToExecutor};
+use gpulet_daemon::wire::{Backend, FromExecutor, GpuletStart, Start, ToExecutor};
 use gpulet_plan::profile::LatencyProfile;
 use mio::{Poll, Token};
 
@@ -75,7 +75,7 @@ impl Bed {
         executor.tell(&load, &[]);
         match hear(executor) {
             FromExecutor::Loaded { points, .. } => {
-                let profile = LatencyProfile::new("echo", &points).unwrap();
+                let profile = LatencyProfile::new("echo", &points[0]).unwrap();
                 hosted.instances[0].state = InstanceState::Ready(Box::new(profile));
             }
             other => panic!("{other:?}"),
@@ -136,7 +136,8 @@ fn start_executor(program: &Path, poll: &Poll, profiles_dir: &Path) -> Executor 
     let (name, models) = ("r0".to_owned(), ModelSet::All);
     let gpulet = Gpulet { name, mechanism, share_pct: 100, memory_bytes: None, models };
     let start = Start {
-        gpulet: "r0".to_owned(),
+        executor: "r0".to_owned(),
+        gpulets: vec![GpuletStart { name: "r0".to_owned(), share_pct: 100 }],
         backend: Backend::Replay { profiles_dir: profiles_dir.to_owned() },
         thread_count: 1,
         cpus: Vec::new(),
@@ -150,7 +151,8 @@ fn start_executor(program: &Path, poll: &Poll, profiles_dir: &Path) -> Executor 
 }
 
 fn hear(executor: &mut Executor) -> FromExecutor {
-    support::eventually("the executor answers", || executor.hear())
+    let answer = |message: &FromExecutor| !matches!(message, FromExecutor::Loading { .. });
+    support::eventually("the executor answers", || executor.hear().filter(answer))
 }
 
 /// One round of everything that can happen to a request; how many answers there were.

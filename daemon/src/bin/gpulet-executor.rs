@@ -59,7 +59,7 @@ fn ignore_terminal() {
     }
 }
 
-/// Standard error, each line with the gpulet's name.
+/// Standard error, each line with the executor's name.
 struct Named;
 
 impl<'a> MakeWriter<'a> for Named {
@@ -72,7 +72,7 @@ impl<'a> MakeWriter<'a> for Named {
 impl Write for Named {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         // One write a line, so that lines of several executors do not mix.
-        let mut named = format!("gpulet-executor[{}]: ", start::gpulet()).into_bytes();
+        let mut named = format!("gpulet-executor[{}]: ", start::name()).into_bytes();
         named.extend_from_slice(line);
         io::stderr().write_all(&named)?;
         Ok(line.len())

@@ -103,6 +103,7 @@ impl Dispatcher {
         let mut command = BatchCommand {
             batch: self.next_batch,
             latest_start_ns,
+            expected_end_ns: expected_ns,
             instance: model,
             ..BatchCommand::zeroed()
         };

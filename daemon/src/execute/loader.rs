@@ -16,6 +16,19 @@ use gpulet_abi::doorbell::Doorbell;
 use crate::backend::{self, Backend, Loaded};
 use crate::model::Model;
 
+/// What the thread says.
+pub enum Said {
+    /// A load has got so far.
+    Step {
+        /// Which.
+        instance: u32,
+        /// See [`FromExecutor::Loading`](crate::wire::FromExecutor::Loading).
+        step: String,
+    },
+    /// A load is through.
+    Done(Done),
+}
+
 /// The answer to one load.
 pub struct Done {
     /// Which.
@@ -34,7 +47,7 @@ enum Order {
 /// The executor's end of the thread.
 pub struct Loader {
     orders: Sender<Order>,
-    done: Receiver<Done>,
+    said: Receiver<Said>,
     /// Unloaded before they were loaded.
     forgotten: BTreeSet<u32>,
 }
@@ -47,10 +60,10 @@ impl Loader {
     pub fn start(backend: Box<dyn Backend>, bell: &Doorbell) -> io::Result<Loader> {
         let bell = Doorbell::from(bell.try_clone()?);
         let (orders, received) = channel();
-        let (answers, done) = channel();
+        let (answers, said) = channel();
         let thread = Builder::new().name("loader".to_owned());
         thread.spawn(move || run(backend.as_ref(), &received, &answers, &bell))?;
-        Ok(Loader { orders, done, forgotten: BTreeSet::new() })
+        Ok(Loader { orders, said, forgotten: BTreeSet::new() })
     }
 
     /// Loads a model, when those ordered before are through.
@@ -68,16 +81,19 @@ impl Loader {
         self.forgotten.insert(instance);
     }
 
-    /// The next load that is through.
-    pub fn take(&mut self) -> Option<Done> {
-        let mut done = self.done.try_recv().ok()?;
+    /// The next thing said.
+    pub fn take(&mut self) -> Option<Said> {
+        let mut done = match self.said.try_recv().ok()? {
+            Said::Done(done) => done,
+            step @ Said::Step { .. } => return Some(step),
+        };
         if self.forgotten.remove(&done.instance) {
             let error = Err("unloaded before it was loaded".to_owned());
             if let Ok(loaded) = std::mem::replace(&mut done.outcome, error) {
                 self.drop_later(loaded);
             }
         }
-        Some(done)
+        Some(Said::Done(done))
     }
 
     fn order(&self, order: Order) {
@@ -86,7 +102,9 @@ impl Loader {
     }
 }
 
-fn run(backend: &dyn Backend, orders: &Receiver<Order>, answers: &Sender<Done>, bell: &Doorbell) {
+fn run(backend: &dyn Backend, orders: &Receiver<Order>, answers: &Sender<Said>, bell: &Doorbell) {
+    // With nobody listening the process is about to end.
+    let say = |said| answers.send(said).is_ok() && bell.signal().is_ok();
     while let Ok(order) = orders.recv() {
         let (instance, model) = match order {
             Order::Load { instance, model } => (instance, model),
@@ -96,13 +114,14 @@ fn run(backend: &dyn Backend, orders: &Receiver<Order>, answers: &Sender<Done>, 
             }
         };
         let start = Instant::now();
+        say(Said::Step { instance, step: "reading".to_owned() });
         let load = || backend::load(backend, &model).map(Box::new).map_err(|e| e.to_string());
         let outcome = thread::scope(|scope| match scope.spawn(load).join() {
             Ok(outcome) => outcome,
             Err(panic) => std::panic::resume_unwind(panic),
         });
         let load_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        if answers.send(Done { instance, outcome, load_ns }).is_err() || bell.signal().is_err() {
+        if !say(Said::Done(Done { instance, outcome, load_ns })) {
             return;
         }
     }

@@ -10,13 +10,13 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use super::control::{self, Control, Heard};
 use super::{Daemon, ExecuteError, io_error};
 use crate::backend::{self, Backend};
-use crate::wire::{FromExecutor, Link, Start, ToExecutor};
+use crate::wire::{EXECUTOR_GPULETS_MAX, FromExecutor, Link, Start, ToExecutor};
 
-static GPULET: OnceLock<String> = OnceLock::new();
+static NAME: OnceLock<String> = OnceLock::new();
 
-/// The gpulet's name once it is known, for logs.
-pub fn gpulet() -> &'static str {
-    GPULET.get().map_or("-", String::as_str)
+/// The executor's name once it is known, for logs.
+pub fn name() -> &'static str {
+    NAME.get().map_or("-", String::as_str)
 }
 
 /// An executor that has told its daemon that it started.
@@ -29,6 +29,8 @@ pub struct Started {
     pub command_bell: Doorbell,
     /// Rung for the daemon for reports.
     pub report_bell: Doorbell,
+    /// Gpulets that commands may name.
+    pub gpulet_count: u32,
     /// How long to poll before sleeping.
     pub spin_ns: u64,
 }
@@ -54,7 +56,7 @@ pub fn start(control: &Control) -> Result<Option<Started>, ExecuteError> {
     let Ok([link, command_bell, report_bell]) = <[OwnedFd; 3]>::try_from(fds) else {
         return Err(ExecuteError::Protocol("start: three descriptors must come with it".into()));
     };
-    let _ = GPULET.set(start.gpulet.clone());
+    let _ = NAME.set(start.executor.clone());
     let link = Link::attach(link)?;
     let backend = match prepare(&start) {
         Ok(backend) => backend,
@@ -74,6 +76,7 @@ pub fn start(control: &Control) -> Result<Option<Started>, ExecuteError> {
         link,
         command_bell: command_bell.into(),
         report_bell: report_bell.into(),
+        gpulet_count: start.gpulets.len() as u32,
         spin_ns: start.spin_ns,
     }))
 }
@@ -89,6 +92,10 @@ fn outlive_nobody() -> Result<(), ExecuteError> {
 
 /// CPUs first: threads that libtorch starts inherit them.
 fn prepare(start: &Start) -> Result<Box<dyn Backend>, String> {
+    let count = start.gpulets.len();
+    if count == 0 || count > EXECUTOR_GPULETS_MAX {
+        return Err(format!("gpulets: must be 1 to {EXECUTOR_GPULETS_MAX}, are {count}"));
+    }
     if start.thread_count == 0 {
         return Err("thread_count: must be at least 1, is 0".to_owned());
     }

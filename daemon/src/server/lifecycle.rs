@@ -15,7 +15,7 @@ use crate::executor::{Executor, Source, State};
 use crate::model::{Model, ModelError, Scan, scan, scan_each};
 use crate::models::{Instance, InstanceState, Models, Readiness};
 use crate::share::{allowed_cpus, cpu_shares};
-use crate::wire::{Backend, FromExecutor, Start, ToExecutor};
+use crate::wire::{Backend, FromExecutor, GpuletStart, Start, ToExecutor};
 
 /// Time that systemd is asked for at a time while models are loaded.
 const STARTING_EXTEND_NS: u64 = 30_000_000_000;
@@ -232,11 +232,15 @@ impl Server {
                 error!(gpulet, error, "the executor cannot start");
                 self.fail_instances(index, &error);
             }
-            FromExecutor::Loaded { instance, points, load_ns, form } => {
+            FromExecutor::Loading { instance, step } => {
+                tracing::debug!(gpulet, instance, step, "loading");
+            }
+            FromExecutor::Loaded { instance, points, load_ns, form, .. } => {
                 let Some(hosted) = self.dispatcher.models.get_mut(instance) else { return };
                 let name = hosted.model.name.clone();
                 let load_ms = load_ns / 1_000_000;
-                let state = match LatencyProfile::new(&name, &points) {
+                let points = points.first().map(Vec::as_slice).unwrap_or_default();
+                let state = match LatencyProfile::new(&name, points) {
                     Ok(profile) => {
                         hosted.ever_ready = true;
                         info!(gpulet, model = name, form, load_ms, "model ready");
@@ -258,6 +262,14 @@ impl Server {
                     self.dispatcher.flush_queue(instance, Status::ModelFailed, now_ns());
                     self.dispatcher.publish();
                 }
+            }
+            FromExecutor::Faulted { error } => error!(gpulet, error, "the device faulted"),
+            FromExecutor::Remeasured { .. }
+            | FromExecutor::Prepared { .. }
+            | FromExecutor::PrepareFailed { .. }
+            | FromExecutor::Shared { .. } => {
+                warn!(gpulet, "the executor answers what it was not asked");
+                executor.kill();
             }
         }
         self.housekeeping_ns = 0;
@@ -404,8 +416,10 @@ fn starts(config: &Config) -> Result<Vec<(Gpulet, Start)>, ConfigProblem> {
                 return Err(ConfigProblem::NotBuilt { gpulet, mechanism });
             }
         };
+        let hosted = GpuletStart { name: gpulet.name.clone(), share_pct: gpulet.share_pct };
         Ok(Start {
-            gpulet: gpulet.name.clone(),
+            executor: gpulet.name.clone(),
+            gpulets: vec![hosted],
             backend,
             thread_count: share.as_ref().map_or(1, |share| share.threads),
             cpus: share.map(|share| share.cpus).unwrap_or_default(),

@@ -14,8 +14,10 @@ use gpulet_abi::status::Status;
 use gpulet_abi::tensor::{Dtype, SlotLayout, row_bytes};
 use gpulet_daemon::model::{Builtin, DtypeName, Model, Precision, Source, Tensor};
 use gpulet_daemon::wire::{
-    self, Backend, BatchCommand, BatchReport, BatchRequest, FromExecutor, Link, Start, ToExecutor,
+    self, Backend, BatchCommand, BatchReport, BatchRequest, FromExecutor, GpuletStart, Link, Start,
+    ToExecutor,
 };
+use gpulet_plan::profile::LatencyProfile;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Longer than anything here takes on a busy machine.
@@ -36,7 +38,8 @@ pub struct Executor {
 /// What a test starts unless it says otherwise; no libtorch is needed for built-in models.
 pub fn replay_of(profiles_dir: PathBuf) -> Start {
     Start {
-        gpulet: "test".to_owned(),
+        executor: "test".to_owned(),
+        gpulets: vec![GpuletStart { name: "test".to_owned(), share_pct: 100 }],
         backend: Backend::Replay { profiles_dir },
         thread_count: 1,
         cpus: Vec::new(),
@@ -64,7 +67,7 @@ impl Executor {
         let (command_bell, report_bell) = (Doorbell::new().unwrap(), Doorbell::new().unwrap());
         let (commands, reports) = link.daemon_ends();
         let fds = [link_fd.as_fd(), command_bell.as_fd(), report_bell.as_fd()];
-        wire::send(&near, &ToExecutor::Start(start.clone()), &fds).unwrap();
+        wire::send(&near, &ToExecutor::Start(Box::new(start.clone())), &fds).unwrap();
         Executor {
             child,
             control: Some(near),
@@ -86,8 +89,18 @@ impl Executor {
         wire::send(self.control.as_ref().unwrap(), message, &[]).unwrap();
     }
 
-    /// The next control message.
+    /// The next control message that is no step of a load.
     pub fn hear(&mut self) -> FromExecutor {
+        loop {
+            match self.hear_step() {
+                FromExecutor::Loading { .. } => {}
+                answer => return answer,
+            }
+        }
+    }
+
+    /// The next control message.
+    pub fn hear_step(&mut self) -> FromExecutor {
         let control = self.control.as_ref().unwrap();
         wait(control);
         wire::receive(control).unwrap().expect("the executor hung up").0
@@ -111,8 +124,11 @@ impl Executor {
         match self.hear() {
             FromExecutor::Loaded { instance, points, .. } => {
                 assert_eq!(instance, name);
-                assert_eq!(points.last().unwrap().rows, model.max_batch);
-                gpulet_plan::profile::LatencyProfile::new(&model.name, &points).unwrap();
+                assert!(!points.is_empty());
+                for points in points {
+                    assert_eq!(points.last().unwrap().rows, model.max_batch);
+                    LatencyProfile::new(&model.name, &points).unwrap();
+                }
                 name
             }
             other => panic!("{other:?}"),
@@ -141,22 +157,17 @@ impl Executor {
         instance: u32,
         slots: &[(&Session, u32, u32)],
     ) -> BatchReport {
-        let mut command = BatchCommand {
-            latest_start_ns,
-            instance,
-            request_count: slots.len() as u32,
-            rows: slots.iter().map(|(_, _, rows)| rows).sum(),
-            ..BatchCommand::zeroed()
-        };
-        for (request, (session, slot, rows)) in command.requests.iter_mut().zip(slots) {
-            *request = BatchRequest {
-                region: session.region,
-                slot: *slot,
-                rows: *rows,
-                ..BatchRequest::zeroed()
-            };
-        }
-        self.command(command)
+        self.command(BatchCommand { latest_start_ns, ..batch(instance, slots) })
+    }
+
+    /// The same, on one of several gpulets.
+    pub fn run_on(
+        &mut self,
+        gpulet: u32,
+        instance: u32,
+        slots: &[(&Session, u32, u32)],
+    ) -> BatchReport {
+        self.command(BatchCommand { gpulet, ..batch(instance, slots) })
     }
 
     /// Has a command run, whatever is in it.
@@ -214,6 +225,26 @@ impl Executor {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
+}
+
+/// A command to run the slots `(session, slot, rows)` as one batch.
+fn batch(instance: u32, slots: &[(&Session, u32, u32)]) -> BatchCommand {
+    let mut command = BatchCommand {
+        latest_start_ns: u64::MAX,
+        instance,
+        request_count: slots.len() as u32,
+        rows: slots.iter().map(|(_, _, rows)| rows).sum(),
+        ..BatchCommand::zeroed()
+    };
+    for (request, (session, slot, rows)) in command.requests.iter_mut().zip(slots) {
+        *request = BatchRequest {
+            region: session.region,
+            slot: *slot,
+            rows: *rows,
+            ..BatchRequest::zeroed()
+        };
+    }
+    command
 }
 
 impl Drop for Executor {

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use gpulet_abi::status::Status;
 use gpulet_abi::tensor::Dtype;
-use gpulet_daemon::wire::{FromExecutor, ToExecutor};
+use gpulet_daemon::wire::{FromExecutor, GpuletStart, ToExecutor};
 
 use crate::harness::{Executor, echo, replay_of, statuses};
 
@@ -41,6 +41,39 @@ fn a_polling_executor_answers_and_loads() {
 }
 
 #[test]
+fn a_load_says_how_far_it_is() {
+    let mut executor = Executor::builtin();
+    let (model, instance) = (echo(Dtype::F32, &[1]), executor.name());
+    executor.tell(&ToExecutor::Load { instance, model: Box::new(model) });
+    let mut steps = Vec::new();
+    loop {
+        match executor.hear_step() {
+            FromExecutor::Loading { instance: named, step } if named == instance => {
+                steps.push(step);
+            }
+            FromExecutor::Loaded { .. } => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(steps, ["reading"]);
+}
+
+#[test]
+fn batches_name_one_of_its_gpulets() {
+    let mut start = replay_of(std::env::temp_dir());
+    start.gpulets.push(GpuletStart { name: "other".to_owned(), share_pct: 50 });
+    let mut executor = Executor::spawn(&start);
+    assert!(matches!(executor.hear(), FromExecutor::Started { .. }));
+    let instance = executor.load(&echo(Dtype::F32, &[1]));
+    let session = executor.map(1024, 1);
+    let requests = [(&session, 0, 1)];
+    for gpulet in [1, 0] {
+        let report = executor.run_on(gpulet, instance, &requests);
+        assert_eq!((report.gpulet, statuses(&report, 1)), (gpulet, vec![Status::Ok]));
+    }
+}
+
+#[test]
 fn it_runs_on_the_cpus_it_was_given() {
     let allowed = rustix::thread::sched_getaffinity(None).unwrap();
     let cpu = (0..1024).find(|cpu| allowed.is_set(*cpu)).unwrap();
@@ -62,11 +95,14 @@ fn a_start_that_cannot_be_is_answered() {
     far_cpu.cpus = vec![70_000];
     let mut no_thread = replay_of(std::env::temp_dir());
     no_thread.thread_count = 0;
+    let mut no_gpulet = replay_of(std::env::temp_dir());
+    no_gpulet.gpulets.clear();
     let no_profiles = replay_of("/nowhere/profiles".into());
     for (start, named) in [
         (no_cpu, "1023"),
         (far_cpu, "70000"),
         (no_thread, "thread_count"),
+        (no_gpulet, "gpulets"),
         (no_profiles, "/nowhere/profiles"),
     ] {
         let mut executor = Executor::spawn(&start);

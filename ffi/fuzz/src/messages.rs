@@ -15,7 +15,7 @@ const ROWS: [u32; 9] = [0, 1, 2, 3, 7, 8, 64, 4096, u32::MAX];
 /// Parses the input as every message there is.
 pub fn run(input: &[u8]) {
     if let Some(FromExecutor::Loaded { points, .. }) = parse(input) {
-        check_profile(&points);
+        points.iter().for_each(|points| check_profile(points));
     }
     if let Some(ToExecutor::Map { geometry, .. }) = parse(input) {
         let _ = Geometry::new(geometry.slot_bytes, geometry.slot_count);

@@ -11,7 +11,7 @@ use gpulet_daemon::dispatch::Dispatcher;
 use gpulet_daemon::executor::{Executor, Executors, State};
 use gpulet_daemon::model::{Builtin, DtypeName, Model, Precision, Source, Tensor};
 use gpulet_daemon::models::{Instance, InstanceState};
-use gpulet_daemon::wire::{Backend, Start};
+use gpulet_daemon::wire::{Backend, GpuletStart, Start};
 use gpulet_plan::profile::{LatencyProfile, ProfilePoint};
 
 use super::check;
@@ -243,7 +243,8 @@ fn executor(name: &str) -> Executor {
         models: ModelSet::All,
     };
     let start = Start {
-        gpulet: name.to_owned(),
+        executor: name.to_owned(),
+        gpulets: vec![GpuletStart { name: name.to_owned(), share_pct: 50 }],
         backend: Backend::Replay { profiles_dir },
         thread_count: 1,
         cpus: Vec::new(),
