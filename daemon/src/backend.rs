@@ -9,12 +9,14 @@
 //! | [`replay`] | nothing: answers after a profiled time                                    |
 //! | [`echo`]   | nothing: answers what it was asked; every backend has it                  |
 //! | [`buffer`] | memory for whole batches, allocated when a model is loaded                |
+//! | [`values`] | integers and truth values, checked before a model sees them                |
 //! | [`warmup`] | first forwards, and the profile they measure                              |
 
 pub mod buffer;
 pub mod echo;
 pub mod replay;
 pub mod torch;
+pub mod values;
 pub mod warmup;
 
 use std::fmt;
@@ -145,6 +147,9 @@ pub enum OpenError {
     /// libtorch does not take a setting.
     #[error("backend torch: thread_count: {0}")]
     Threads(gpulet_torch::Error),
+    /// It does not run on this host's CPUs.
+    #[error("backend cuda: does not run on the host")]
+    NotOnHost,
     /// The folder of profiles is not there.
     #[error("backend replay: profiles_dir {} is no directory", path.display())]
     ProfilesDir {
@@ -227,6 +232,7 @@ pub fn open(backend: &wire::Backend, thread_count: u32) -> Result<Box<dyn Backen
         wire::Backend::Torch { libtorch_dir, shim } => {
             Box::new(torch::Torch::open(libtorch_dir.clone(), shim.clone(), thread_count)?)
         }
+        wire::Backend::Cuda(_) => return Err(OpenError::NotOnHost),
         wire::Backend::Replay { profiles_dir } => Box::new(replay::Replay::open(profiles_dir)?),
     })
 }

@@ -7,14 +7,17 @@
 //! | [`gpu`]     | a device with libtorch on it, cut among gpulets                              |
 //! | [`load`]    | from an archive to a warm, captured and measured model                       |
 //! | [`loaded`]  | that model                                                                   |
+//! | [`engine`]  | batches under way                                                            |
 //! | [`local`]   | a model in this process, without a daemon                                    |
 //!
 //! The daemon never calls any of this: no fault of a GPU may reach it.
 
 mod accuracy;
 pub mod driver;
+pub mod engine;
 pub mod gpu;
 pub mod green;
 pub mod load;
 pub mod loaded;
 pub mod local;
+mod regions;

@@ -113,11 +113,32 @@ pub enum Backend {
         /// Where our shim is; default: beside the executable.
         shim: Option<PathBuf>,
     },
+    /// libtorch on the first GPU that the process sees.
+    Cuda(Cuda),
     /// Nothing: answers after the time that `<profiles_dir>/<model>.json` says, outputs zeroed.
     Replay {
         /// Directory of [`gpulet_plan::profile::RawProfile`] files.
         profiles_dir: PathBuf,
     },
+}
+
+/// See [`Backend::Cuda`]. Which GPU the process sees is in its environment, and so is its percentage
+/// where MPS holds its share.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cuda {
+    /// Where libtorch is; default: as the shim was built.
+    pub libtorch_dir: Option<PathBuf>,
+    /// Where our shim is; default: beside the executable.
+    pub shim: Option<PathBuf>,
+    /// Where its CUDA half is; default: beside the executable.
+    pub cuda_shim: Option<PathBuf>,
+    /// Cut the GPU among the gpulets by their shares; otherwise the one gpulet has all of it.
+    pub split: bool,
+    /// Directory of compiled kernels.
+    pub kernel_cache: PathBuf,
+    /// The compiler of kernels; default: where the loader finds it.
+    pub nvrtc: Option<PathBuf>,
 }
 
 /// A [`Geometry`] in numbers from which it follows.

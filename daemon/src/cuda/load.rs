@@ -11,10 +11,12 @@ use super::accuracy::{self, Specs};
 use super::driver::{CudaError, Event, Stream};
 use super::gpu::{Cut, Gpu};
 use super::loaded::{Lane, Layouts, Loaded, SETS, Set, Size};
+
 use crate::backend::LoadError;
 use crate::backend::buffer::RowBytes;
 use crate::backend::torch::{ARCHIVE_BYTES_MAX, Spec, check_signature, specs_of};
 use crate::backend::warmup::sizes;
+use crate::execute::engine::{Load, Progress};
 use crate::model::{self, Model, Source};
 use crate::store;
 
@@ -26,17 +28,29 @@ const SAMPLE_ROWS: u32 = 4;
 /// Runs under the clock for each batch size.
 const MEASURED_RUNS: usize = 10;
 
+/// Loads models onto a GPU.
+pub struct CudaLoad(pub Arc<Gpu>);
+
+impl Load for CudaLoad {
+    type Loaded = Loaded;
+
+    fn load(&self, model: &Model, progress: Progress<'_>) -> Result<Loaded, LoadError> {
+        load(&self.0, model, progress)
+    }
+}
+
 /// Loads a model.
 ///
 /// # Errors
 /// [`LoadError`]; a context that is lost shows in the next call of the engine.
-pub fn load(gpu: &Arc<Gpu>, model: &Model) -> Result<Loaded, LoadError> {
+pub fn load(gpu: &Arc<Gpu>, model: &Model, progress: Progress<'_>) -> Result<Loaded, LoadError> {
     let Source::File(path) = &model.source else {
         return Err(LoadError::model(model, "is built in, and runs on no GPU"));
     };
     let refuse = |rule: String| LoadError::File { path: path.clone(), rule };
     gpu.device.bind().map_err(|error| refuse(error.to_string()))?;
     let before = gpu.device.memory().map_or(0, |(free, _)| free);
+    progress("reading".to_owned());
     let archive = store::read(path, ARCHIVE_BYTES_MAX)?;
     let mut module =
         Module::load_buffer(&gpu.torch, &archive).map_err(|error| refuse(error.to_string()))?;
@@ -51,6 +65,7 @@ pub fn load(gpu: &Arc<Gpu>, model: &Model) -> Result<Loaded, LoadError> {
     let maker = Maker {
         gpu,
         model,
+        progress,
         placed: &placed,
         layouts: layouts(model, model.max_batch)?,
         inputs: specs_of(model, &model.inputs)?,
@@ -124,6 +139,7 @@ fn form_of(precision: model::Precision, error: f64, eager: Option<String>) -> St
 struct Maker<'a> {
     gpu: &'a Arc<Gpu>,
     model: &'a Model,
+    progress: Progress<'a>,
     placed: &'a Placed,
     layouts: Layouts,
     inputs: Vec<Spec>,
@@ -162,11 +178,15 @@ impl Maker<'_> {
         let sets = [Set::new(self.layouts), Set::new(self.layouts)];
         let [first, second] = sets.map(|set| set.map_err(text));
         let sets = [first?, second?];
+        for set in &sets {
+            set.make_harmless(self.model, &capture).map_err(text)?;
+        }
         let pool = self.gpu.cuda.pool().map_err(|error| error.to_string())?;
         let mut made = Vec::new();
         // The largest first: what it leaves in the pool is enough for the others.
         let all: Vec<u32> = sizes(self.model.max_batch).collect();
         for rows in all.into_iter().rev() {
+            (self.progress)(format!("{rows} rows"));
             self.warm_up(&capture, &sets[0], rows)?;
             let mut graphs = None;
             if eager.is_none() {

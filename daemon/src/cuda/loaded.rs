@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use gpulet_abi::tensor::{Extent, SlotLayout};
+use gpulet_kernels::Part;
 use gpulet_plan::profile::ProfilePoint;
 use gpulet_torch::cuda::{DeviceTensor, Graph, Placed};
 
@@ -10,6 +11,7 @@ use super::driver::{CudaError, DeviceMemory, Pinned, Stream};
 use super::gpu::Gpu;
 use crate::backend::buffer::RowBytes;
 use crate::backend::torch::Spec;
+use crate::backend::values::make_harmless;
 use crate::model::Model;
 
 /// Batches of one gpulet that can be under way: one computes while the next is copied in.
@@ -72,6 +74,24 @@ impl Set {
         // On a 64-bit machine; and more than there is memory for fails in the driver.
         let device = DeviceMemory::new(layouts.device.bytes() as usize)?;
         Ok(Set { device, host: Pinned::new(layouts.host.bytes() as usize)?, layouts })
+    }
+
+    /// Fills both memories' inputs with what a model may be given.
+    pub(super) fn make_harmless(&self, model: &Model, stream: &Stream) -> Result<(), CudaError> {
+        let places = self.layouts.device.inputs().iter().zip(self.layouts.host.inputs());
+        for (tensor, (device, host)) in model.inputs.iter().zip(places) {
+            if tensor.range.is_none() {
+                continue;
+            }
+            // SAFETY: the places lie in both memories, which nothing else uses yet.
+            unsafe {
+                let data = self.host.data().add(host.offset as usize);
+                let bytes = host.bytes as usize;
+                make_harmless(tensor, Part { data, bytes });
+                stream.copy_in(data, self.device.address() + device.offset, bytes)?;
+            }
+        }
+        stream.wait()
     }
 
     pub(super) fn inputs(&self, specs: &[Spec], rows: u32) -> Vec<DeviceTensor> {

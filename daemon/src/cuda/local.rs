@@ -40,7 +40,7 @@ impl Backend for Local {
     }
 
     fn load_file(&self, model: &Model) -> Result<Box<dyn Instance>, LoadError> {
-        let loaded = load::load(&self.gpu, model)?;
+        let loaded = load::load(&self.gpu, model, &|_| ())?;
         let failed = |error: CudaError| LoadError::model(model, error);
         let stream = self.gpu.cuts[0].stream().map_err(failed)?;
         let done = Event::new().map_err(failed)?;

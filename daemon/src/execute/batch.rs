@@ -10,7 +10,7 @@
 //! and then lists them, would be none to serve to clients you do not trust.) Integers (`i64`,
 //! `i32`) and truth values (`bool`) are what indexes and masks are made of, and operators check
 //! such a value and then read it again. So they are copied into memory of this process first, truth
-//! values made 0 or 1, and the copy counts as input bytes copied. Outputs of these types that the
+//! values made 0 or 1, ranges checked, and the copy counts as input bytes copied. Outputs of these types that the
 //! model itself works on (`out` arguments) stay out of the slot until they are final.
 
 use std::collections::HashMap;
@@ -19,13 +19,14 @@ use std::ptr::NonNull;
 use bytemuck::Zeroable;
 use gpulet_abi::region::Region;
 use gpulet_abi::status::Status;
-use gpulet_abi::tensor::Dtype;
-use gpulet_kernels::{Part, gather, normalise_bools, scatter};
+use gpulet_kernels::{Part, gather, scatter};
 use gpulet_plan::policy::BATCH_REQUESTS_MAX;
 
 use crate::backend::buffer::Tensors;
+use crate::backend::values::{check_values, is_checked};
 use crate::backend::{Copied, Loaded, RunError, View, put_text};
 use crate::clock::now_ns;
+use crate::model::Tensor;
 use crate::wire::{BatchCommand, BatchReport, BatchRequest};
 
 const REQUESTS_MAX: usize = BATCH_REQUESTS_MAX as usize;
@@ -193,9 +194,9 @@ fn run_one(loaded: &mut Loaded, place: &Place<'_>, copied: &mut Copied) -> Resul
     let private = buffer.tensors(place.rows);
     let (mut inputs, mut outputs) = (private, private);
     for (index, slot) in place.tensors.inputs().iter().enumerate() {
-        let dtype = model.inputs[index].dtype.0;
-        if is_checked(dtype) {
-            copied.input_bytes += take(dtype, &[slot.part()], inputs.inputs()[index]);
+        let tensor = &model.inputs[index];
+        if is_checked(tensor.dtype.0) {
+            copied.input_bytes += take(tensor, &[slot.part()], inputs.inputs()[index])?;
         } else {
             inputs.inputs_mut()[index] = *slot;
         }
@@ -235,7 +236,7 @@ fn run_together(
         for (part, place) in parts.iter_mut().zip(places) {
             *part = place.tensors.inputs()[index].part();
         }
-        report.input_bytes_copied += take(model.inputs[index].dtype.0, parts, *whole);
+        report.input_bytes_copied += take(&model.inputs[index], parts, *whole)?;
     }
     let ran = instance.run(rows, batch.inputs(), batch.outputs())?;
     report.input_bytes_copied += ran.input_bytes;
@@ -250,23 +251,15 @@ fn run_together(
     Ok(())
 }
 
-/// Whether operators check values of this type before they use them. See the module.
-fn is_checked(dtype: Dtype) -> bool {
-    match dtype {
-        Dtype::I64 | Dtype::I32 | Dtype::Bool => true,
-        Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::U8 => false,
-    }
-}
-
-/// Copies inputs out of slots into memory of this process.
-fn take(dtype: Dtype, parts: &[Part], private: View<'_>) -> u64 {
+/// Copies inputs out of slots into memory of this process, and checks their values there.
+fn take(tensor: &Tensor, parts: &[Part], private: View<'_>) -> Result<u64, RunError> {
     // SAFETY: tensors in slots and one in the batch buffer: all valid, none overlap.
     let bytes = unsafe { gather(parts, private.part()) };
-    if dtype == Dtype::Bool {
-        // SAFETY: the batch buffer is memory of this process, and borrowed here alone.
-        unsafe { normalise_bools(private.part()) };
+    // SAFETY: the batch buffer is memory of this process, page-aligned, and borrowed here alone.
+    match unsafe { check_values(tensor, private.part()) } {
+        Ok(()) => Ok(bytes),
+        Err(text) => Err(RunError { status: Status::ModelError, text }),
     }
-    bytes
 }
 
 impl Place<'_> {

@@ -8,16 +8,17 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread::{self, Builder};
 use std::time::Instant;
 
 use gpulet_abi::doorbell::Doorbell;
 
-use crate::backend::{self, Backend, Loaded};
+use super::engine::Load;
 use crate::model::Model;
 
 /// What the thread says.
-pub enum Said {
+pub enum Said<L> {
     /// A load has got so far.
     Step {
         /// Which.
@@ -26,43 +27,43 @@ pub enum Said {
         step: String,
     },
     /// A load is through.
-    Done(Done),
+    Done(Done<L>),
 }
 
 /// The answer to one load.
-pub struct Done {
+pub struct Done<L> {
     /// Which.
     pub instance: u32,
     /// The model, or why there is none.
-    pub outcome: Result<Box<Loaded>, String>,
+    pub outcome: Result<Box<L>, String>,
     /// What it took.
     pub load_ns: u64,
 }
 
-enum Order {
+enum Order<L> {
     Load { instance: u32, model: Box<Model> },
-    Drop(Box<Loaded>),
+    Drop(Box<L>),
 }
 
 /// The executor's end of the thread.
-pub struct Loader {
-    orders: Sender<Order>,
-    said: Receiver<Said>,
+pub struct Loader<L: Load> {
+    orders: Sender<Order<L::Loaded>>,
+    said: Receiver<Said<L::Loaded>>,
     /// Unloaded before they were loaded.
     forgotten: BTreeSet<u32>,
 }
 
-impl Loader {
+impl<L: Load> Loader<L> {
     /// Starts the thread; it rings `bell` when there is something to [`take`](Self::take).
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn start(backend: Box<dyn Backend>, bell: &Doorbell) -> io::Result<Loader> {
+    pub fn start(load: L, bell: &Doorbell) -> io::Result<Loader<L>> {
         let bell = Doorbell::from(bell.try_clone()?);
         let (orders, received) = channel();
         let (answers, said) = channel();
         let thread = Builder::new().name("loader".to_owned());
-        thread.spawn(move || run(backend.as_ref(), &received, &answers, &bell))?;
+        thread.spawn(move || run(&load, &received, &answers, &bell))?;
         Ok(Loader { orders, said, forgotten: BTreeSet::new() })
     }
 
@@ -72,7 +73,7 @@ impl Loader {
     }
 
     /// Drops a model.
-    pub fn drop_later(&self, loaded: Box<Loaded>) {
+    pub fn drop_later(&self, loaded: Box<L::Loaded>) {
         self.order(Order::Drop(loaded));
     }
 
@@ -82,7 +83,7 @@ impl Loader {
     }
 
     /// The next thing said.
-    pub fn take(&mut self) -> Option<Said> {
+    pub fn take(&mut self) -> Option<Said<L::Loaded>> {
         let mut done = match self.said.try_recv().ok()? {
             Said::Done(done) => done,
             step @ Said::Step { .. } => return Some(step),
@@ -96,15 +97,24 @@ impl Loader {
         Some(Said::Done(done))
     }
 
-    fn order(&self, order: Order) {
+    fn order(&self, order: Order<L::Loaded>) {
         // The thread ends when this value does, or by a panic: a defect of ours, or of libtorch.
         self.orders.send(order).expect("the loader thread is alive");
     }
 }
 
-fn run(backend: &dyn Backend, orders: &Receiver<Order>, answers: &Sender<Said>, bell: &Doorbell) {
+fn run<L: Load>(
+    loader: &L,
+    orders: &Receiver<Order<L::Loaded>>,
+    answers: &Sender<Said<L::Loaded>>,
+    bell: &Doorbell,
+) {
     // With nobody listening the process is about to end.
-    let say = |said| answers.send(said).is_ok() && bell.signal().is_ok();
+    let answers = Mutex::new(answers);
+    let say = |said| {
+        let answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.send(said).is_ok() && bell.signal().is_ok()
+    };
     while let Ok(order) = orders.recv() {
         let (instance, model) = match order {
             Order::Load { instance, model } => (instance, model),
@@ -114,8 +124,10 @@ fn run(backend: &dyn Backend, orders: &Receiver<Order>, answers: &Sender<Said>, 
             }
         };
         let start = Instant::now();
-        say(Said::Step { instance, step: "reading".to_owned() });
-        let load = || backend::load(backend, &model).map(Box::new).map_err(|e| e.to_string());
+        let progress = |step: String| {
+            say(Said::Step { instance, step });
+        };
+        let load = || loader.load(&model, &progress).map(Box::new).map_err(|e| e.to_string());
         let outcome = thread::scope(|scope| match scope.spawn(load).join() {
             Ok(outcome) => outcome,
             Err(panic) => std::panic::resume_unwind(panic),

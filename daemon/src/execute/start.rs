@@ -1,7 +1,7 @@
 //! What an executor does before its first batch.
 
 use std::os::fd::OwnedFd;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use gpulet_abi::doorbell::Doorbell;
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -10,7 +10,8 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use super::control::{self, Control, Heard};
 use super::{Daemon, ExecuteError, io_error};
 use crate::backend::{self, Backend};
-use crate::wire::{EXECUTOR_GPULETS_MAX, FromExecutor, Link, Start, ToExecutor};
+use crate::cuda::gpu::{Gpu, Options};
+use crate::wire::{self, EXECUTOR_GPULETS_MAX, FromExecutor, Link, Start, ToExecutor};
 
 static NAME: OnceLock<String> = OnceLock::new();
 
@@ -19,10 +20,25 @@ pub fn name() -> &'static str {
     NAME.get().map_or("-", String::as_str)
 }
 
+/// What an executor's models will run on.
+pub enum Ready {
+    /// This host.
+    Host(Box<dyn Backend>),
+    /// A GPU.
+    Cuda(Arc<Gpu>),
+}
+
+impl Ready {
+    fn describe(&self) -> String {
+        match self {
+            Ready::Host(backend) => backend.describe(),
+            Ready::Cuda(gpu) => gpu.describe(),
+        }
+    }
+}
+
 /// An executor that has told its daemon that it started.
 pub struct Started {
-    /// Runs its models.
-    pub backend: Box<dyn Backend>,
     /// Commands come through it, reports go.
     pub link: Link,
     /// Rung by the daemon for commands.
@@ -40,7 +56,7 @@ pub struct Started {
 ///
 /// # Errors
 /// [`ExecuteError`].
-pub fn start(control: &Control) -> Result<Option<Started>, ExecuteError> {
+pub fn start(control: &Control) -> Result<Option<(Started, Ready)>, ExecuteError> {
     outlive_nobody()?;
     let heard = control.wait().map_err(|error| match error.raw_os_error() {
         Some(code) if code == rustix::io::Errno::NOTSOCK.raw_os_error() => ExecuteError::NoDaemon,
@@ -58,27 +74,27 @@ pub fn start(control: &Control) -> Result<Option<Started>, ExecuteError> {
     };
     let _ = NAME.set(start.executor.clone());
     let link = Link::attach(link)?;
-    let backend = match prepare(&start) {
-        Ok(backend) => backend,
+    let ready = match prepare(&start) {
+        Ok(ready) => ready,
         Err(error) => {
             let message = FromExecutor::StartFailed { error: control::cut(error.clone()) };
             control.send(&message).map_err(io_error("control socket"))?;
             return Err(ExecuteError::Start(error));
         }
     };
-    let started = FromExecutor::Started { backend: backend.describe() };
-    tracing::info!(backend = backend.describe(), "executor started");
+    let started = FromExecutor::Started { backend: ready.describe() };
+    tracing::info!(backend = ready.describe(), "executor started");
     if control.send(&started).map_err(io_error("control socket"))? == Daemon::Gone {
         return Ok(None);
     }
-    Ok(Some(Started {
-        backend,
+    let started = Started {
         link,
         command_bell: command_bell.into(),
         report_bell: report_bell.into(),
         gpulet_count: start.gpulets.len() as u32,
         spin_ns: start.spin_ns,
-    }))
+    };
+    Ok(Some((started, ready)))
 }
 
 /// The kernel kills this process when its daemon dies, even while a model runs.
@@ -91,7 +107,7 @@ fn outlive_nobody() -> Result<(), ExecuteError> {
 }
 
 /// CPUs first: threads that libtorch starts inherit them.
-fn prepare(start: &Start) -> Result<Box<dyn Backend>, String> {
+fn prepare(start: &Start) -> Result<Ready, String> {
     let count = start.gpulets.len();
     if count == 0 || count > EXECUTOR_GPULETS_MAX {
         return Err(format!("gpulets: must be 1 to {EXECUTOR_GPULETS_MAX}, are {count}"));
@@ -110,5 +126,16 @@ fn prepare(start: &Start) -> Result<Box<dyn Backend>, String> {
         sched_setaffinity(None, &cpus)
             .map_err(|errno| format!("cpus: {:?}: {errno}", start.cpus))?;
     }
-    backend::open(&start.backend, start.thread_count).map_err(|error| error.to_string())
+    if let wire::Backend::Cuda(cuda) = &start.backend {
+        let shares_pct = start.gpulets.iter().map(|gpulet| gpulet.share_pct);
+        let options = Options {
+            libtorch_dir: cuda.libtorch_dir.clone(),
+            shim: cuda.shim.clone(),
+            cuda_shim: cuda.cuda_shim.clone(),
+            shares_pct: if cuda.split { shares_pct.collect() } else { Vec::new() },
+        };
+        return Ok(Ready::Cuda(Arc::new(Gpu::open(&options).map_err(|error| error.to_string())?)));
+    }
+    let backend = backend::open(&start.backend, start.thread_count);
+    Ok(Ready::Host(backend.map_err(|error| error.to_string())?))
 }

@@ -5,6 +5,8 @@ use std::path::Path;
 use gpulet_abi::region::Geometry;
 use gpulet_abi::tensor::row_bytes;
 
+use gpulet_abi::tensor::Dtype;
+
 use super::*;
 use crate::backend::{self, replay::Replay};
 use crate::model::{Builtin, DtypeName, Model, Precision, Source, Tensor};

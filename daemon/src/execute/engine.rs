@@ -1,0 +1,81 @@
+//! What an executor runs batches on: this host, or a GPU.
+
+use gpulet_abi::region::Region;
+use gpulet_plan::profile::ProfilePoint;
+
+use crate::backend::LoadError;
+use crate::model::Model;
+use crate::wire::{BatchCommand, BatchReport};
+
+/// The device is lost to this process. Another process must take over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Fault(pub String);
+
+/// Told before every step of a load that may take long what it is, such as "8 rows".
+pub type Progress<'a> = &'a (dyn Fn(String) + Sync);
+
+/// Loads models, on a thread of its own.
+pub trait Load: Send + Sync + 'static {
+    /// A model that is warm.
+    type Loaded: Send + 'static;
+
+    /// Loads, warms up and measures a model.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    fn load(&self, model: &Model, progress: Progress<'_>) -> Result<Self::Loaded, LoadError>;
+}
+
+/// What the daemon is told of a model that was loaded.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Its name.
+    pub model: String,
+    /// How it runs, for people.
+    pub form: String,
+    /// Its latencies on each gpulet, rows ascending.
+    pub points: Vec<Vec<ProfilePoint>>,
+    /// Device memory; 0 where there is no device.
+    pub memory_bytes: u64,
+}
+
+/// Runs batches on the gpulets of one executor.
+pub trait Engine {
+    /// What its models are loaded by.
+    type Load: Load;
+
+    /// Adds a session's region.
+    fn map(&mut self, number: u32, region: Region);
+
+    /// Drops a session's region; none of its requests is under way.
+    fn unmap(&mut self, number: u32);
+
+    /// Adds a model.
+    fn adopt(&mut self, instance: u32, loaded: Box<Loaded<Self>>) -> Facts;
+
+    /// Takes a model out, if it is there; none of its batches is under way.
+    fn release(&mut self, instance: u32) -> Option<Box<Loaded<Self>>>;
+
+    /// Whether `command` names what is not here.
+    fn lacks(&self, command: &BatchCommand) -> bool;
+
+    /// Begins with a batch, and may end it. Never fails for the batch's sake: each request gets its
+    /// own status in the report.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    fn submit(&mut self, command: &BatchCommand) -> Result<(), Fault>;
+
+    /// The report of a batch that is done. Does not wait.
+    ///
+    /// # Errors
+    /// [`Fault`].
+    fn poll(&mut self) -> Result<Option<BatchReport>, Fault>;
+
+    /// When the next batch should be done (CLOCK_MONOTONIC); `None` when none is under way.
+    fn due_ns(&self) -> Option<u64>;
+}
+
+/// What an engine's models are.
+pub type Loaded<E> = <<E as Engine>::Load as Load>::Loaded;

@@ -1,0 +1,306 @@
+//! The thread that takes commands and reports.
+//!
+//! It polls for a while after it had something to do, then sleeps until a doorbell rings. While a
+//! batch is under way on a device it knows when that should be done, and sleeps until shortly before:
+//! polling all the while would cost a CPU, and being woken up at the end would cost latency.
+
+use std::num::NonZeroU64;
+use std::os::fd::OwnedFd;
+
+use gpulet_abi::doorbell::Doorbell;
+use gpulet_abi::region::{Geometry, MappedRing, Part, Region};
+use gpulet_abi::ring::{Consumer, Producer, PushError};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use super::control::{self, Control, Heard};
+use super::engine::{Engine, Facts, Loaded};
+use super::loader::{self, Loader, Said};
+use super::start::Started;
+use super::{Daemon, ExecuteError, io_error};
+use crate::clock::now_ns;
+use crate::wire::{BatchCommand, BatchReport, FromExecutor, RegionGeometry, ToExecutor};
+
+/// How long a busy executor may leave the control socket unread.
+const CONTROL_EVERY_NS: u64 = 1_000_000;
+/// Looks at the command ring between two looks at the clock.
+const LOOKS: u32 = 32;
+/// So long before a batch should be done polling begins: what a timer and a wake-up take.
+const WAKE_NS: u64 = 25_000;
+/// Polling ends so long after the batch should have been done, and naps begin.
+const PATIENCE_NS: u64 = 50_000;
+/// One nap while a batch is late.
+const NAP_NS: u64 = 20_000;
+
+/// Runs an executor until the daemon hangs up.
+pub(super) fn run<E: Engine>(
+    control: Control,
+    started: Started,
+    engine: E,
+    load: E::Load,
+) -> Result<(), ExecuteError> {
+    // Naps are shorter than what the kernel adds to a timer unless told otherwise.
+    let slack = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+    slack.map_err(|errno| io_error("timer slack")(errno.into()))?;
+    let loader_bell = Doorbell::new().map_err(io_error("eventfd"))?;
+    let loader = Loader::start(load, &loader_bell).map_err(io_error("thread"))?;
+    let (commands, reports) = started.link.executor_ends();
+    let mut executor = Executor {
+        control,
+        commands,
+        command_bell: started.command_bell,
+        reports,
+        report_bell: started.report_bell,
+        engine,
+        gpulet_count: started.gpulet_count,
+        loader,
+        loader_bell,
+        spin_ns: started.spin_ns,
+        listened_ns: now_ns(),
+    };
+    match executor.turns() {
+        Err(ExecuteError::Fault(fault)) => {
+            let error = control::cut(fault.to_string());
+            executor
+                .control
+                .send(&FromExecutor::Faulted { error })
+                .map_err(io_error("control socket"))?;
+            Err(ExecuteError::Fault(fault))
+        }
+        other => other,
+    }
+}
+
+struct Executor<E: Engine> {
+    control: Control,
+    commands: Consumer<MappedRing, BatchCommand>,
+    command_bell: Doorbell,
+    reports: Producer<MappedRing, BatchReport>,
+    report_bell: Doorbell,
+    engine: E,
+    gpulet_count: u32,
+    loader: Loader<E::Load>,
+    loader_bell: Doorbell,
+    spin_ns: u64,
+    /// When the control socket was last looked at.
+    listened_ns: u64,
+}
+
+impl<E: Engine> Executor<E> {
+    fn turns(&mut self) -> Result<(), ExecuteError> {
+        let mut busy_ns = now_ns();
+        loop {
+            let mut worked = false;
+            if let Some(command) = self.next_command()? {
+                if self.begin(&command)? == Daemon::Gone {
+                    return Ok(());
+                }
+                worked = true;
+            }
+            while let Some(report) = self.engine.poll()? {
+                if self.report(&report)? == Daemon::Gone {
+                    return Ok(());
+                }
+                worked = true;
+            }
+            let now_ns = now_ns();
+            if worked {
+                busy_ns = now_ns;
+            }
+            let listening = now_ns.saturating_sub(self.listened_ns) >= CONTROL_EVERY_NS;
+            if listening && self.listen()? == Daemon::Gone {
+                return Ok(());
+            }
+            let rest = match self.engine.due_ns() {
+                Some(due_ns) => nap_ns(now_ns, due_ns).map(Some),
+                None => (now_ns.saturating_sub(busy_ns) >= self.spin_ns).then_some(None),
+            };
+            if let Some(limit_ns) = rest
+                && self.sleep(limit_ns)? == Daemon::Gone
+            {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Looks for a command a few times.
+    fn next_command(&mut self) -> Result<Option<BatchCommand>, ExecuteError> {
+        for _ in 0..LOOKS {
+            if let Some(command) = self.commands.pop()? {
+                self.commands.release();
+                return Ok(Some(command));
+            }
+            std::hint::spin_loop();
+        }
+        Ok(None)
+    }
+
+    fn begin(&mut self, command: &BatchCommand) -> Result<Daemon, ExecuteError> {
+        // The daemon sends what a command names before the command, so it waits in the socket.
+        if self.engine.lacks(command) && self.listen()? == Daemon::Gone {
+            return Ok(Daemon::Gone);
+        }
+        if command.gpulet >= self.gpulet_count {
+            return Err(ExecuteError::Protocol(format!("there is no gpulet {}", command.gpulet)));
+        }
+        self.engine.submit(command)?;
+        Ok(Daemon::Here)
+    }
+
+    fn report(&mut self, report: &BatchReport) -> Result<Daemon, ExecuteError> {
+        loop {
+            match self.reports.push(report) {
+                Ok(()) => break,
+                Err(PushError::OutOfRange(error)) => return Err(error.into()),
+                Err(PushError::Full) => {
+                    if self.control.wait_for_hang_up().map_err(io_error("poll"))? {
+                        return Ok(Daemon::Gone);
+                    }
+                }
+            }
+        }
+        if self.reports.commit() {
+            self.report_bell.signal().map_err(io_error("report doorbell"))?;
+        }
+        Ok(Daemon::Here)
+    }
+
+    /// Sleeps until there is a command, a control message or a loaded model, or for so long.
+    fn sleep(&mut self, limit_ns: Option<u64>) -> Result<Daemon, ExecuteError> {
+        if !self.commands.prepare_sleep()? {
+            return Ok(Daemon::Here);
+        }
+        let mut fds = [
+            PollFd::new(&self.command_bell, PollFlags::IN),
+            PollFd::new(&self.control, PollFlags::IN),
+            PollFd::new(&self.loader_bell, PollFlags::IN),
+        ];
+        let limit = limit_ns.map(|ns| Timespec {
+            tv_sec: (ns / 1_000_000_000) as i64,
+            tv_nsec: (ns % 1_000_000_000) as i64,
+        });
+        let polled = poll(&mut fds, limit.as_ref());
+        let rung = !fds[0].revents().is_empty();
+        let spoken = !fds[1].revents().is_empty() || !fds[2].revents().is_empty();
+        self.commands.awake();
+        match polled {
+            Err(Errno::INTR) => return Ok(Daemon::Here),
+            Err(errno) => return Err(io_error("poll")(errno.into())),
+            Ok(_) => {}
+        }
+        if rung {
+            self.command_bell.clear();
+        }
+        if spoken { self.listen() } else { Ok(Daemon::Here) }
+    }
+
+    /// Reads all control messages, and takes models that are loaded.
+    fn listen(&mut self) -> Result<Daemon, ExecuteError> {
+        self.listened_ns = now_ns();
+        self.loader_bell.clear();
+        while let Some(said) = self.loader.take() {
+            let answer = match said {
+                Said::Step { instance, step } => FromExecutor::Loading { instance, step },
+                Said::Done(done) => self.adopt(done),
+            };
+            if self.control.send(&answer).map_err(io_error("control socket"))? == Daemon::Gone {
+                return Ok(Daemon::Gone);
+            }
+        }
+        loop {
+            match self.control.hear().map_err(io_error("control socket"))? {
+                Heard::Nothing => return Ok(Daemon::Here),
+                Heard::HangUp => return Ok(Daemon::Gone),
+                Heard::Message(message, fds) => self.obey(message, fds)?,
+            }
+        }
+    }
+
+    fn obey(&mut self, message: ToExecutor, fds: Vec<OwnedFd>) -> Result<(), ExecuteError> {
+        match message {
+            ToExecutor::Start(_) => Err(ExecuteError::Protocol("a second start".to_owned())),
+            ToExecutor::Map { region, geometry } => self.map(region, geometry, fds),
+            ToExecutor::Unmap { region } => {
+                self.engine.unmap(region);
+                Ok(())
+            }
+            ToExecutor::Load { instance, model } => {
+                self.loader.load(instance, model);
+                Ok(())
+            }
+            ToExecutor::Unload { instance } => {
+                match self.engine.release(instance) {
+                    Some(loaded) => self.loader.drop_later(loaded),
+                    None => self.loader.forget(instance),
+                }
+                Ok(())
+            }
+            ToExecutor::Prepare { .. } | ToExecutor::Switch { .. } => {
+                let rule = "shares of a backend that splits no device".to_owned();
+                Err(ExecuteError::Protocol(rule))
+            }
+        }
+    }
+
+    fn map(
+        &mut self,
+        region: u32,
+        geometry: RegionGeometry,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), ExecuteError> {
+        let broken = |rule: &str| Err(ExecuteError::Protocol(format!("map {region}: {rule}")));
+        let Some(geometry) = Geometry::new(geometry.slot_bytes, geometry.slot_count) else {
+            return broken("slot_bytes and slot_count are out of range");
+        };
+        let Ok([fd]) = <[OwnedFd; 1]>::try_from(fds) else {
+            return broken("one descriptor must come with it");
+        };
+        match Region::attach_known(fd, geometry, Part::Whole) {
+            Ok(mapped) => self.engine.map(region, mapped),
+            // Requests of that session will be told; the others need not suffer.
+            Err(error) => tracing::error!("session region {region}: {error}"),
+        }
+        Ok(())
+    }
+
+    fn adopt(&mut self, done: loader::Done<Loaded<E>>) -> FromExecutor {
+        let loader::Done { instance, outcome, load_ns } = done;
+        match outcome {
+            Ok(loaded) => {
+                let Facts { model, form, points, memory_bytes } =
+                    self.engine.adopt(instance, loaded);
+                let load_ms = load_ns / 1_000_000;
+                tracing::info!(model, form, load_ms, memory_bytes, "model loaded");
+                let form = control::cut(form);
+                FromExecutor::Loaded { instance, points, load_ns, form, memory_bytes }
+            }
+            Err(error) => {
+                tracing::warn!("{error}");
+                FromExecutor::LoadFailed { instance, error: control::cut(error) }
+            }
+        }
+    }
+}
+
+/// How long to sleep while a batch is under way; `None` to go on polling.
+fn nap_ns(now_ns: u64, due_ns: u64) -> Option<u64> {
+    if now_ns + WAKE_NS < due_ns {
+        return Some(due_ns - now_ns - WAKE_NS);
+    }
+    (now_ns > due_ns + PATIENCE_NS).then_some(NAP_NS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn naps_end_before_the_batch_and_go_on_when_it_is_late() {
+        let due_ns = 1_000_000;
+        assert_eq!(nap_ns(0, due_ns), Some(due_ns - WAKE_NS));
+        for polling_ns in [due_ns - WAKE_NS, due_ns, due_ns + PATIENCE_NS] {
+            assert_eq!(nap_ns(polling_ns, due_ns), None);
+        }
+        assert_eq!(nap_ns(due_ns + PATIENCE_NS + 1, due_ns), Some(NAP_NS));
+    }
+}
