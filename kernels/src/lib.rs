@@ -2,7 +2,7 @@
 //!
 //! A batch is put together from the slots of several requests ([`gather`]) and its results are
 //! taken apart into them again ([`scatter`]). On the CPU that is one pass of plain copies; on a GPU
-//! it is a kernel that reads and writes the slots over PCIe. Either may convert numbers
+//! it is a kernel ([`cuda`]) that reads and writes the slots over PCIe. Either may convert numbers
 //! on their way ([`Cast`]), or make normalised numbers of raw pictures ([`ImageSpec`]). What a
 //! kernel puts out and what its CPU twin puts out is the same, bit for bit.
 //!
@@ -11,6 +11,7 @@
 //! nothing in here decides anything by what it copies.
 
 mod cast;
+pub mod cuda;
 mod host;
 mod image;
 
