@@ -6,6 +6,7 @@
 
 mod clients;
 mod lifecycle;
+mod starts;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};

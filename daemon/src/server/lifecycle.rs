@@ -7,15 +7,15 @@ use gpulet_plan::profile::LatencyProfile;
 use mio::Token;
 use tracing::{error, info, warn};
 
+use super::starts::{Wanted, wanted};
 use super::{EXECUTORS, Server};
 use crate::clock::now_ns;
-use crate::config::{Config, ConfigError, Gpulet, Mechanism, Spin};
+use crate::config::{Config, ConfigError};
 use crate::dispatch::REQUEUE_MAX;
 use crate::executor::{Executor, Source, State};
 use crate::model::{Model, ModelError, Scan, scan, scan_each};
 use crate::models::{Instance, InstanceState, Models, Readiness};
-use crate::share::{allowed_cpus, cpu_shares};
-use crate::wire::{Backend, FromExecutor, GpuletStart, Start, ToExecutor};
+use crate::wire::{FromExecutor, ToExecutor};
 
 /// Time that systemd is asked for at a time while models are loaded.
 const STARTING_EXTEND_NS: u64 = 30_000_000_000;
@@ -36,14 +36,6 @@ pub enum ConfigProblem {
     /// More gpulets than there can be executors.
     #[error("{0}")]
     TooManyGpulets(&'static str),
-    /// A mechanism that no executor has.
-    #[error("gpulet {gpulet:?}: mechanism {mechanism:?} is not built yet")]
-    NotBuilt {
-        /// Which gpulet.
-        gpulet: String,
-        /// As gpuletd.toml calls it.
-        mechanism: &'static str,
-    },
 }
 
 /// Reads every model. One that is bad does not stop the others: it is said in the log, and whoever
@@ -74,20 +66,24 @@ impl Server {
     }
 
     fn apply_gpulets(&mut self) -> Result<(), ConfigProblem> {
-        let mut wanted = starts(&self.config)?;
+        let mut wanted = wanted(&self.config);
         for (_, executor) in self.dispatcher.executors.iter_mut() {
-            let same = |(gpulet, start): &(Gpulet, Start)| {
-                gpulet.name == executor.gpulet.name && *start == executor.start
+            let same = |it: &Wanted| {
+                it.gpulet.name == executor.gpulet.name
+                    && it.start == executor.start
+                    && it.environment == executor.environment
             };
             match wanted.iter().position(same) {
                 Some(position) if !executor.retired => {
-                    executor.gpulet = wanted.swap_remove(position).0;
+                    executor.gpulet = wanted.swap_remove(position).gpulet;
                 }
                 _ => executor.retired = true,
             }
         }
-        for (gpulet, start) in wanted {
-            let added = self.dispatcher.executors.add(Executor::new(gpulet, start));
+        for Wanted { gpulet, start, environment } in wanted {
+            let mut executor = Executor::new(gpulet, start);
+            executor.environment = environment;
+            let added = self.dispatcher.executors.add(executor);
             added.ok_or(ConfigProblem::TooManyGpulets("more gpulets than executors can be"))?;
         }
         Ok(())
@@ -387,44 +383,4 @@ fn forget_instances(models: &mut Models, executor: u32) {
 
 fn failed(error: String, retry: bool) -> InstanceState {
     InstanceState::Failed { error, retry }
-}
-
-/// What every gpulet's executor is told at its start.
-fn starts(config: &Config) -> Result<Vec<(Gpulet, Start)>, ConfigProblem> {
-    let on_cpu = |gpulet: &&Gpulet| gpulet.mechanism == Mechanism::Cpu;
-    let percents: Vec<u8> = config.gpulets.iter().filter(on_cpu).map(|it| it.share_pct).collect();
-    let allowed = allowed_cpus().unwrap_or_default();
-    let mut shares = cpu_shares(&percents, &allowed).into_iter();
-    let spin_ns = match config.spin {
-        Spin::Always => 0,
-        Spin::For { ns } => ns,
-    };
-    let mut start = |gpulet: &Gpulet| {
-        let (backend, share) = match &gpulet.mechanism {
-            Mechanism::Cpu => {
-                let backend = Backend::Torch {
-                    libtorch_dir: config.libtorch_dir.clone(),
-                    shim: config.torch_shim.clone(),
-                };
-                (backend, shares.next())
-            }
-            Mechanism::Replay { profiles_dir } => {
-                (Backend::Replay { profiles_dir: profiles_dir.clone() }, None)
-            }
-            other @ (Mechanism::Mps { .. } | Mechanism::Green { .. }) => {
-                let (gpulet, mechanism) = (gpulet.name.clone(), other.word());
-                return Err(ConfigProblem::NotBuilt { gpulet, mechanism });
-            }
-        };
-        let hosted = GpuletStart { name: gpulet.name.clone(), share_pct: gpulet.share_pct };
-        Ok(Start {
-            executor: gpulet.name.clone(),
-            gpulets: vec![hosted],
-            backend,
-            thread_count: share.as_ref().map_or(1, |share| share.threads),
-            cpus: share.map(|share| share.cpus).unwrap_or_default(),
-            spin_ns,
-        })
-    };
-    config.gpulets.iter().map(|gpulet| Ok((gpulet.clone(), start(gpulet)?))).collect()
 }
