@@ -44,6 +44,17 @@ pub enum Gpulet {
         /// The only one that is loaded.
         model: String,
     },
+    /// libtorch, on so many percent of the first GPU.
+    Gpu {
+        /// "mps" or "green".
+        mechanism: &'static str,
+        /// 1 to 100.
+        share_pct: u8,
+        /// The only one that is loaded.
+        model: String,
+        /// Where the MPS that runs already has its pipes.
+        mps: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Serialize)]
@@ -52,7 +63,21 @@ struct Config<'a> {
     models: [&'a Path; 1],
     spin_us: Spin,
     limits: Limits,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mps: Option<RawMps<'a>>,
+    cuda: RawCuda<'a>,
     gpulet: [RawGpulet<'a>; 1],
+}
+
+#[derive(Debug, Serialize)]
+struct RawMps<'a> {
+    directory: &'a Path,
+    adopt: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct RawCuda<'a> {
+    kernel_cache: &'a Path,
 }
 
 #[derive(Debug, Serialize)]
@@ -67,6 +92,8 @@ struct RawGpulet<'a> {
     name: &'static str,
     mechanism: &'static str,
     share_pct: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     profiles: Option<&'a Path>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -167,21 +194,30 @@ impl Daemon {
         let folder = place.folder.path();
         let (socket, log) = (folder.join("gpuletd.sock"), folder.join("gpuletd.log"));
         let models = place.models();
+        let raw = RawGpulet {
+            name: "gpulet",
+            mechanism: "replay",
+            share_pct: 1,
+            device: None,
+            profiles: None,
+            models: None,
+        };
+        let mut mps = None;
         let gpulet = match gpulet {
-            Gpulet::Idle => RawGpulet {
-                name: "idle",
-                mechanism: "replay",
-                share_pct: 1,
-                profiles: Some(folder),
-                models: None,
-            },
-            Gpulet::Cpu { share_pct, model } => RawGpulet {
-                name: "cpu",
-                mechanism: "cpu",
-                share_pct: *share_pct,
-                profiles: None,
-                models: Some([model]),
-            },
+            Gpulet::Idle => RawGpulet { profiles: Some(folder), ..raw },
+            Gpulet::Cpu { share_pct, model } => {
+                RawGpulet { mechanism: "cpu", share_pct: *share_pct, models: Some([model]), ..raw }
+            }
+            Gpulet::Gpu { mechanism, share_pct, model, mps: directory } => {
+                mps = directory.as_deref().map(|directory| RawMps { directory, adopt: true });
+                RawGpulet {
+                    mechanism,
+                    share_pct: *share_pct,
+                    device: Some(0),
+                    models: Some([model]),
+                    ..raw
+                }
+            }
         };
         let config = Config {
             socket: &socket,
@@ -192,6 +228,8 @@ impl Daemon {
                 region_bytes_max: 4 << 30,
                 region_bytes_total_max: 8 << 30,
             },
+            mps,
+            cuda: RawCuda { kernel_cache: &folder.join("kernels") },
             gpulet: [gpulet],
         };
         let text = toml::to_string(&config).map_err(|why| Error::failed("daemon config", why))?;
@@ -257,6 +295,14 @@ impl Daemon {
         Some(kib << 10)
     }
 
+    /// CPU time that it and its executors have used.
+    pub fn cpu_time(&self) -> Option<Duration> {
+        let pid = self.child.id();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+        let children = children.split_whitespace().filter_map(|child| child.parse().ok());
+        children.chain([pid]).map(cpu_time_of).sum()
+    }
+
     /// Asks it to end, and waits until it has.
     ///
     /// # Errors
@@ -283,6 +329,18 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         kill(&mut self.child);
     }
+}
+
+/// User and system time of all threads of a process, to the nanosecond.
+fn cpu_time_of(pid: u32) -> Option<Duration> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let mut total_ns = 0;
+    for thread in threads.flatten() {
+        // The first number is the time on a CPU.
+        let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        total_ns += text.split_whitespace().next()?.parse::<u64>().ok()?;
+    }
+    Some(Duration::from_nanos(total_ns))
 }
 
 /// Opens a model, asking again for `limit` while it is being loaded.

@@ -5,13 +5,14 @@
 //! from and write outputs to shared memory. Both stay loaded throughout, and take turns.
 
 mod alone;
+mod gpu;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use gpulet_client::clock::now_ns;
-use gpulet_client::{ModelSpec, Options, Request, Session, Submit, Wait};
+use gpulet_client::{Dtype, ModelSpec, Options, Request, Session, Submit, Wait};
 use gpulet_torch::OPENMP_SPIN;
 use serde_json::json;
 
@@ -21,11 +22,14 @@ use crate::input::fill;
 use crate::report::{Host, Report};
 use crate::stats::{Ratio, Recorder, Round, Summary};
 use alone::Alone;
+use gpu::GpuAlone;
 
 /// A deadline that no model misses: admission is not what is measured.
 const ANSWER_NS_MAX: u64 = 120_000_000_000;
 /// Polling before sleeping, as the daemon's default has it.
 const SPIN_US: u32 = 20;
+/// Largest difference between two processes' answers on a GPU.
+const GPU_DIFFERENCE_MAX: f64 = 0.01;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -41,7 +45,16 @@ pub struct Arguments {
     /// Rows of each request
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     rows: u32,
-    /// The gpulet's share of the CPUs in percent, from which threads and CPUs follow
+    /// How the gpulet holds its share
+    #[arg(long, value_enum, default_value_t = Mechanism::Cpu)]
+    mechanism: Mechanism,
+    /// Where the MPS that is running has its pipes, for --mechanism mps
+    #[arg(long, value_name = "DIR", required_if_eq("mechanism", "mps"))]
+    mps: Option<PathBuf>,
+    /// Poll for answers instead of sleeping
+    #[arg(long)]
+    busy: bool,
+    /// The gpulet's share of the CPUs, from which threads and CPUs follow, or of the GPU, in percent
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u8).range(1..=100))]
     share: u8,
     /// The gpuletd to start [default: the one beside this program]
@@ -50,6 +63,25 @@ pub struct Arguments {
     /// Write JSON to this file as well ("-": to standard output, instead of the table)
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+}
+
+/// How the gpulet holds its share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Mechanism {
+    /// Threads on CPUs of their own.
+    Cpu,
+    /// A percentage of the GPU's MPS.
+    Mps,
+    /// A green context of the GPU.
+    Green,
+}
+
+/// What is called straight from this process.
+trait Contender {
+    /// What it makes of the inputs, one after the other.
+    fn outputs(&mut self) -> Result<Vec<Vec<u8>>, Error>;
+    /// Measures so many runs.
+    fn round(&mut self, count: u32) -> Result<Round, Error>;
 }
 
 /// Runs the bench and prints its report.
@@ -66,19 +98,35 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let host = Host::look();
     let place = Place::new()?;
     let name = place.add(&arguments.model)?;
-    let gpulet = Gpulet::Cpu { share_pct: arguments.share, model: name.clone() };
+    let gpulet = arguments.gpulet(&name);
     let daemon = Daemon::start(&program, &place, None, Spin::Micros(SPIN_US), &gpulet)?;
-    let mut through = Through::open(&daemon, &name, arguments.rows)?;
-    let cpus = cpus_of_share(arguments.share)?;
-    let alone = Alone::start(&arguments.model, &through.spec, arguments.rows, cpus.clone())?;
-    let equal = through.outputs()? == alone.outputs()?;
-    if !equal {
-        return Err(Error::failed("e2e", "the two outputs of one input differ"));
+    let wait = if arguments.busy { Wait::Spin } else { Wait::Block };
+    let mut through = Through::open(&daemon, &name, arguments.rows, wait)?;
+    let mut notes = Vec::new();
+    let mut alone: Box<dyn Contender> = match arguments.mechanism {
+        Mechanism::Cpu => {
+            let cpus = cpus_of_share(arguments.share)?;
+            notes.push(format!("{} threads each", cpus.len()));
+            Box::new(Alone::start(&arguments.model, &through.spec, arguments.rows, cpus)?)
+        }
+        _ => Box::new(GpuAlone::load(arguments, &through.spec)?),
+    };
+    let outputs = [through.outputs()?, alone.outputs()?];
+    let difference = difference(&through.spec, &outputs[0], &outputs[1]);
+    // Two processes choose among a GPU's algorithms on their own.
+    let allowed = if arguments.mechanism == Mechanism::Cpu { 0.0 } else { GPU_DIFFERENCE_MAX };
+    if difference > allowed {
+        let why = format!("the outputs of one input differ by {difference:.1e} of their largest");
+        return Err(Error::failed("e2e", why));
     }
+    notes.push(format!("outputs differ by {difference:.1e} of their largest value"));
     let (mut through_rounds, mut alone_rounds) = (Vec::new(), Vec::new());
+    let mut cpu_time = Duration::ZERO;
     for round in 1..=arguments.rounds {
         eprintln!("round {round} of {}", arguments.rounds);
+        let before = daemon.cpu_time().unwrap_or_default();
         through_rounds.push(through.round(arguments.requests)?);
+        cpu_time += daemon.cpu_time().unwrap_or_default().saturating_sub(before);
         alone_rounds.push(alone.round(arguments.requests)?);
     }
     let resident_bytes = daemon.resident_bytes();
@@ -89,23 +137,65 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let ratio = through.as_ref().zip(alone.as_ref()).and_then(|(through, alone)| {
         Ratio::of_p50("through the daemon / the shim alone", through, alone)
     });
+    let tail = through.as_ref().zip(alone.as_ref()).and_then(|(through, alone)| {
+        Ratio::of_p99("through the daemon / the shim alone, p99", through, alone)
+    });
     let settings = json!({
         "model": name,
         "rounds": arguments.rounds,
         "requests": arguments.requests,
         "rows": arguments.rows,
         "share_pct": arguments.share,
-        "cpus": cpus,
+        "mechanism": format!("{:?}", arguments.mechanism).to_lowercase(),
+        "busy": arguments.busy,
         "daemon_resident_bytes": resident_bytes,
     });
-    let mut notes = vec![format!("{} threads each; outputs are equal bit by bit", cpus.len())];
+    // One more in each round is not measured.
+    let requests = f64::from(arguments.rounds) * f64::from(arguments.requests + 1);
+    let us = cpu_time.as_secs_f64() * 1e6 / requests;
+    notes.push(format!("daemon and executor: {us:.1} us of CPU time a request"));
     notes.extend(
         resident_bytes.map(|bytes| format!("daemon: {:.1} MB resident", bytes as f64 / 1e6)),
     );
     let contenders = through.into_iter().chain(alone).collect();
-    let ratios = ratio.into_iter().collect();
+    let ratios = ratio.into_iter().chain(tail).collect();
     let report = Report { bench: "e2e", host, settings, contenders, ratios, notes };
     report.publish(arguments.json.as_deref())
+}
+
+impl Arguments {
+    fn gpulet(&self, name: &str) -> Gpulet {
+        let (share_pct, model) = (self.share, name.to_owned());
+        let mechanism = match self.mechanism {
+            Mechanism::Cpu => return Gpulet::Cpu { share_pct, model },
+            Mechanism::Mps => "mps",
+            Mechanism::Green => "green",
+        };
+        Gpulet::Gpu { mechanism, share_pct, model, mps: self.mps.clone() }
+    }
+}
+
+/// The largest difference of two answers over the largest value of the first; of bytes where the
+/// outputs are no floats.
+fn difference(spec: &ModelSpec, one: &[Vec<u8>], other: &[Vec<u8>]) -> f64 {
+    let floats = |bytes: &[u8]| -> Vec<f64> {
+        let (floats, _) = bytes.as_chunks();
+        floats.iter().map(|float| f32::from_ne_bytes(*float).into()).collect()
+    };
+    let mut worst = 0f64;
+    for (index, (one, other)) in one.iter().zip(other).enumerate() {
+        if spec.outputs[index].dtype() != Some(Dtype::F32) {
+            worst = worst.max(if one == other { 0.0 } else { 1.0 });
+            continue;
+        }
+        let (one, other) = (floats(one), floats(other));
+        let largest = one.iter().fold(0f64, |largest, value| largest.max(value.abs()));
+        let apart = one.iter().zip(&other).fold(0f64, |apart, (a, b)| apart.max((a - b).abs()));
+        if apart > 0.0 {
+            worst = worst.max(apart / largest);
+        }
+    }
+    worst
 }
 
 /// The CPUs that a daemon gives its only gpulet: the first of those allowed, rounded, at least one.
@@ -125,13 +215,13 @@ struct Through {
 }
 
 impl Through {
-    fn open(daemon: &Daemon, name: &str, rows: u32) -> Result<Through, Error> {
+    fn open(daemon: &Daemon, name: &str, rows: u32, wait: Wait) -> Result<Through, Error> {
         // The first session is only to learn how large a slot has to be.
         let spec = daemon.model(&mut daemon.session(Options::default())?, name)?;
         let layout = gpulet_abi::tensor::SlotLayout::of_spec(&spec, rows)
             .ok_or_else(|| Error::failed("e2e", "so many rows have no layout"))?;
         let mut session = daemon.session(Options {
-            wait: Wait::Block,
+            wait,
             slot_bytes: layout.bytes(),
             slot_count: 1,
             ..Options::default()

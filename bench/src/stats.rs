@@ -135,9 +135,23 @@ pub struct Ratio {
 impl Ratio {
     /// `over`'s p50 divided by `under`'s, in each round that both ran; `None` if there is none.
     pub fn of_p50(name: &str, over: &Summary, under: &Summary) -> Option<Ratio> {
+        Ratio::of(name, over, under, |round| round.p50_ns)
+    }
+
+    /// The same of the 99th percentiles.
+    pub fn of_p99(name: &str, over: &Summary, under: &Summary) -> Option<Ratio> {
+        Ratio::of(name, over, under, |round| round.p99_ns)
+    }
+
+    fn of(
+        name: &str,
+        over: &Summary,
+        under: &Summary,
+        figure: impl Fn(&Round) -> u64,
+    ) -> Option<Ratio> {
         let pairs = over.rounds.iter().zip(&under.rounds);
         let rounds: Vec<f64> =
-            pairs.map(|(over, under)| over.p50_ns as f64 / under.p50_ns.max(1) as f64).collect();
+            pairs.map(|(over, under)| figure(over) as f64 / figure(under).max(1) as f64).collect();
         if rounds.is_empty() {
             return None;
         }

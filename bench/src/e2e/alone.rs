@@ -11,7 +11,7 @@ use gpulet_client::{Dtype, ModelSpec, TensorSpec};
 use gpulet_torch::{Module, TensorMut, TensorRef, Torch};
 use rustix::thread::CpuSet;
 
-use super::round_of;
+use super::{Contender, round_of};
 use crate::error::{Doing, Error};
 use crate::input::fill;
 use crate::stats::Round;
@@ -65,32 +65,26 @@ impl Alone {
         Ok(Alone { orders, done })
     }
 
-    /// What the model makes of the same inputs.
-    ///
-    /// # Errors
-    /// What libtorch says.
-    pub fn outputs(&self) -> Result<Vec<Vec<u8>>, Error> {
+    fn ask(&self, order: Order) -> Result<Done, Error> {
+        // A thread that ended has sent its error before, so only the answer counts.
+        let _ = self.orders.send(order);
+        self.done.recv().map_err(|_| Error::failed("the shim alone", "its thread ended"))?
+    }
+}
+
+impl Contender for Alone {
+    fn outputs(&mut self) -> Result<Vec<Vec<u8>>, Error> {
         match self.ask(Order::Outputs)? {
             Done::Outputs(outputs) => Ok(outputs),
             Done::Round(_) => Err(Error::failed("the shim alone", "answered something else")),
         }
     }
 
-    /// Measures `count` runs.
-    ///
-    /// # Errors
-    /// What libtorch says.
-    pub fn round(&self, count: u32) -> Result<Round, Error> {
+    fn round(&mut self, count: u32) -> Result<Round, Error> {
         match self.ask(Order::Round(count))? {
             Done::Round(round) => Ok(round),
             Done::Outputs(_) => Err(Error::failed("the shim alone", "answered something else")),
         }
-    }
-
-    fn ask(&self, order: Order) -> Result<Done, Error> {
-        // A thread that ended has sent its error before, so only the answer counts.
-        let _ = self.orders.send(order);
-        self.done.recv().map_err(|_| Error::failed("the shim alone", "its thread ended"))?
     }
 }
 

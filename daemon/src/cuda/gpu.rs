@@ -9,7 +9,7 @@ use super::driver::{CudaError, Device, DeviceError, Stream};
 use super::green::{Green, Split, places};
 
 /// What opening needs to know.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Where libtorch is; default: as the shim was built.
     pub libtorch_dir: Option<PathBuf>,

@@ -1,0 +1,80 @@
+//! The shim alone on a GPU: this process, the same captured graph, copies from and to pinned memory.
+
+use gpulet_client::ModelSpec;
+use gpulet_daemon::backend::buffer::BatchBuffer;
+use gpulet_daemon::backend::{Backend, Instance, View};
+use gpulet_daemon::cuda::gpu::Options;
+use gpulet_daemon::cuda::local::Local;
+use gpulet_daemon::limits::{Limits, SLOT_BYTES_HARD_MAX};
+use gpulet_daemon::model;
+
+use super::{Arguments, Contender, Mechanism, round_of};
+use crate::error::Error;
+use crate::input::fill;
+use crate::stats::Round;
+
+/// A model of this process with its memory.
+pub struct GpuAlone {
+    instance: Box<dyn Instance>,
+    // After the instance, which has pinned it.
+    buffer: BatchBuffer,
+    rows: u32,
+}
+
+impl GpuAlone {
+    /// Loads the model on a share that is held like the daemon's.
+    ///
+    /// # Errors
+    /// What CUDA or libtorch says.
+    pub fn load(arguments: &Arguments, spec: &ModelSpec) -> Result<GpuAlone, Error> {
+        let mut options = Options::default();
+        let mechanism = arguments.mechanism;
+        if mechanism == Mechanism::Green {
+            options.shares_pct = vec![arguments.share];
+        } else if let Some(pipes) = &arguments.mps {
+            let percentage = arguments.share.to_string();
+            // SAFETY: this process has one thread, and has not used CUDA yet.
+            unsafe {
+                std::env::set_var("CUDA_MPS_PIPE_DIRECTORY", pipes.join("pipe"));
+                std::env::set_var("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", percentage);
+            }
+        }
+        let failed = |why: String| Error::failed("the shim alone", why);
+        let local = Local::open(&options).map_err(|why| failed(why.to_string()))?;
+        let limits = Limits { slot_bytes_max: SLOT_BYTES_HARD_MAX, ..Limits::default() };
+        let model =
+            model::load(&arguments.model, &limits).map_err(|why| failed(why.to_string()))?;
+        let mut instance = local.load_file(&model).map_err(|why| failed(why.to_string()))?;
+        let mut buffer = BatchBuffer::new(&model).map_err(|why| failed(why.to_string()))?;
+        // SAFETY: the buffer is dropped after the instance.
+        unsafe { instance.pin(buffer.whole()) };
+        let rows = arguments.rows;
+        for index in 0..spec.input_count as usize {
+            let dtype = spec.inputs[index].dtype();
+            fill(buffer.input_mut(index, rows), dtype, index as u64);
+        }
+        Ok(GpuAlone { instance, buffer, rows })
+    }
+
+    fn run(&mut self) -> Result<(), Error> {
+        let tensors = self.buffer.tensors(self.rows);
+        let run = self.instance.run(self.rows, tensors.inputs(), tensors.outputs());
+        run.map(drop).map_err(|why| Error::failed("the shim alone", why))
+    }
+}
+
+impl Contender for GpuAlone {
+    fn outputs(&mut self) -> Result<Vec<Vec<u8>>, Error> {
+        self.run()?;
+        let tensors = self.buffer.tensors(self.rows);
+        let bytes = |view: &View<'_>| {
+            // SAFETY: memory of the buffer, which is borrowed, and no run is under way.
+            unsafe { std::slice::from_raw_parts(view.data().as_ptr(), view.bytes()) }.to_vec()
+        };
+        Ok(tensors.outputs().iter().map(bytes).collect())
+    }
+
+    fn round(&mut self, count: u32) -> Result<Round, Error> {
+        round_of(count, || self.run())
+    }
+}
