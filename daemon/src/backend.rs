@@ -28,6 +28,7 @@ use gpulet_abi::status::Status;
 use gpulet_kernels::Part;
 use gpulet_plan::profile::{ProfileError, ProfilePoint};
 
+use crate::execute::engine::Progress;
 use crate::model::{Builtin, Model, Source, Tensor};
 use crate::{store, wire};
 
@@ -241,7 +242,12 @@ pub fn open(backend: &wire::Backend, thread_count: u32) -> Result<Box<dyn Backen
 ///
 /// # Errors
 /// [`LoadError`].
-pub fn load(backend: &dyn Backend, model: &Model) -> Result<Loaded, LoadError> {
+pub fn load(
+    backend: &dyn Backend,
+    model: &Model,
+    progress: Progress<'_>,
+) -> Result<Loaded, LoadError> {
+    progress("reading".to_owned());
     let mut instance: Box<dyn Instance> = match &model.source {
         Source::File(_) => backend.load_file(model)?,
         Source::Builtin(Builtin::Echo) => Box::new(echo::Echo::new(model)?),
@@ -252,7 +258,7 @@ pub fn load(backend: &dyn Backend, model: &Model) -> Result<Loaded, LoadError> {
     let mut buffer = BatchBuffer::new(model)?;
     let points = match instance.profile() {
         Some(points) => points,
-        None => warmup::measure(model, instance.as_mut(), &mut buffer)?,
+        None => warmup::measure(model, instance.as_mut(), &mut buffer, progress)?,
     };
     Ok(Loaded { model: model.clone(), instance, buffer, points })
 }

@@ -11,6 +11,7 @@ use gpulet_plan::profile::{PROFILE_LATENCY_MAX_NS, ProfilePoint};
 
 use super::buffer::BatchBuffer;
 use super::{Instance, LoadError, Loaded};
+use crate::execute::engine::Progress;
 use crate::model::{Model, Source};
 
 /// Time for all sizes of one model.
@@ -30,6 +31,7 @@ pub fn measure(
     model: &Model,
     instance: &mut dyn Instance,
     buffer: &mut BatchBuffer,
+    progress: Progress<'_>,
 ) -> Result<Vec<ProfilePoint>, LoadError> {
     let begin = Instant::now();
     let mut points: Vec<ProfilePoint> = Vec::new();
@@ -48,6 +50,7 @@ pub fn measure(
                 point
             }
             _ => {
+                progress(format!("{rows} rows"));
                 let point = measure_size(model, instance, buffer, rows)?;
                 measured = Some(point);
                 point

@@ -17,8 +17,7 @@ impl Load for HostLoad {
     type Loaded = Loaded;
 
     fn load(&self, model: &Model, progress: Progress<'_>) -> Result<Loaded, LoadError> {
-        progress("reading".to_owned());
-        backend::load(self.0.as_ref(), model)
+        backend::load(self.0.as_ref(), model, progress)
     }
 }
 
@@ -72,7 +71,7 @@ impl Engine for Host {
     }
 
     fn submit(&mut self, command: &BatchCommand) -> Result<(), Fault> {
-        let report = self.holdings.run(command);
+        let report = BatchReport { gpulet: command.gpulet, ..self.holdings.run(command) };
         self.done.push_back(report);
         Ok(())
     }

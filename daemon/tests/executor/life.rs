@@ -55,7 +55,7 @@ fn a_load_says_how_far_it_is() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(steps, ["reading"]);
+    assert_eq!(steps, ["reading", "1 rows", "2 rows", "4 rows", "8 rows"]);
 }
 
 #[test]
