@@ -18,6 +18,7 @@ pub mod clock;
 pub mod config;
 pub mod connection;
 pub mod cuda;
+pub mod device;
 pub mod dispatch;
 pub mod document;
 pub mod execute;
