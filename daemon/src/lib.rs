@@ -27,6 +27,7 @@ pub mod limits;
 pub mod log;
 pub mod model;
 pub mod models;
+pub mod mps;
 pub mod notify;
 pub mod request;
 pub mod server;

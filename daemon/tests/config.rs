@@ -261,7 +261,6 @@ fn gpulets_on_gpus_can_be_said() {
     assert_eq!(config.cuda, Cuda { shim, kernel_cache: "/c".into(), nvrtc });
     let (control, directory) = ("/etc/gpulet/bin/control".into(), "/etc/gpulet/mps".into());
     assert_eq!(config.mps, Mps { control, directory, adopt: true, green: true });
-    assert_eq!(config.mps.pipe_dir(), Path::new("/etc/gpulet/mps/pipe"));
     let named = parse("[mps]\ncontrol = 'control'").unwrap().mps.control;
     assert_eq!(named, Path::new("control"), "a name alone is looked up in PATH");
     let config = parse(&on_gpus(&[("mps", &format!("'{}'", UUID.to_uppercase()), 1)])).unwrap();
@@ -337,12 +336,12 @@ fn mps_and_cuda_have_rules() {
             refused(&format!("[{section}]\n{key} = ''"), 2, &format!("{section}.{key}"), rule);
         }
     }
-    let long = format!("/{}", "x".repeat(84));
+    let long = format!("/{}", "x".repeat(77));
     let rule = format!(
-        "must have at most 83 bytes as an absolute path, for MPS has sockets in it, is {long}"
+        "must have at most 77 bytes as an absolute path, for MPS has sockets in it, is {long}"
     );
     refused(&format!("[mps]\ndirectory = '{long}'"), 2, "mps.directory", &rule);
-    parse(&format!("[mps]\ndirectory = '{}'", &long[..83])).unwrap();
+    parse(&format!("[mps]\ndirectory = '{}'", &long[..77])).unwrap();
     assert!(refusal("[mps]\nadopt = 1").contains(":2: mps.adopt: invalid type"));
     assert!(refusal("[cuda]\nnvcc = 'x'").contains(":2: cuda.nvcc: unknown field `nvcc`"));
 }

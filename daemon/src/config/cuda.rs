@@ -16,8 +16,8 @@ pub const DEFAULT_KERNEL_CACHE: &str = "/var/cache/gpulet";
 pub const DEFAULT_MPS_CONTROL: &str = "nvidia-cuda-mps-control";
 /// Where MPS keeps its sockets and logs, unless the configuration says otherwise.
 pub const DEFAULT_MPS_DIRECTORY: &str = "/run/gpulet/mps";
-/// The longest that MPS itself adds to its directory for a socket, with what [`Mps::pipe_dir`] adds.
-const MPS_SOCKET: &str = "/pipe/control_privileged";
+/// The longest path of a socket below the directory.
+const MPS_SOCKET: &str = "/gpu63/pipe/control_privileged";
 
 /// What executors on GPUs load.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,14 +44,9 @@ pub struct Mps {
 }
 
 impl Mps {
-    /// `CUDA_MPS_PIPE_DIRECTORY`.
+    /// `CUDA_MPS_PIPE_DIRECTORY` of the daemon that is adopted; our own have each a directory below.
     pub fn pipe_dir(&self) -> PathBuf {
         self.directory.join("pipe")
-    }
-
-    /// `CUDA_MPS_LOG_DIRECTORY`.
-    pub fn log_dir(&self) -> PathBuf {
-        self.directory.join("log")
     }
 }
 
