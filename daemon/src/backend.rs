@@ -254,6 +254,9 @@ pub fn load(
         Source::Builtin(Builtin::Null) => {
             return Err(LoadError::model(model, "builtin:null is answered without an executor"));
         }
+        Source::Builtin(Builtin::Fault | Builtin::Hang) => {
+            return Err(LoadError::model(model, "builtin \"fault\" and \"hang\" need a GPU"));
+        }
     };
     let mut buffer = BatchBuffer::new(model)?;
     let points = match instance.profile() {

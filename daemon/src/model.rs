@@ -23,18 +23,29 @@ pub enum Builtin {
     Null,
     /// Run by an executor, each output a copy of the input of the same index.
     Echo,
+    /// Makes the GPU fault as a broken model would, so that recovery can be tried.
+    Fault,
+    /// Keeps its share of the GPU busy for ever, as a hung model would.
+    Hang,
 }
 
 impl Builtin {
     /// Every one.
-    pub const ALL: [Builtin; 2] = [Builtin::Null, Builtin::Echo];
+    pub const ALL: [Builtin; 4] = [Builtin::Null, Builtin::Echo, Builtin::Fault, Builtin::Hang];
 
     /// The word for it in model.toml.
     pub fn word(self) -> &'static str {
         match self {
             Builtin::Null => "null",
             Builtin::Echo => "echo",
+            Builtin::Fault => "fault",
+            Builtin::Hang => "hang",
         }
+    }
+
+    /// Whether only an executor on a GPU can run it.
+    pub fn needs_gpu(self) -> bool {
+        matches!(self, Builtin::Fault | Builtin::Hang)
     }
 }
 

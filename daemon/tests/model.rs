@@ -93,7 +93,7 @@ fn there_is_one_source() {
     let rule = "must be absent where file is given, exactly one of the two counts";
     refused("builtin = \"null\"", "file='x'\nbuiltin='echo'", 2, "builtin", rule);
     refused("builtin = \"null\"", "", 0, "file", "must be given, or builtin");
-    let rule = "must be \"null\" or \"echo\", is \"other\"";
+    let rule = "must be \"null\", \"echo\", \"fault\" or \"hang\", is \"other\"";
     refused("\"null\"", "'other'", 1, "builtin", rule);
     refused("builtin = \"null\"", "file = ''", 1, "file", "must name the archive, is empty");
     let message = parse(&GOOD.replace("builtin = \"null\"", "file = 'gone.pt'")).unwrap_err();
@@ -291,6 +291,11 @@ fn images_are_normalised() {
 
 #[test]
 fn built_in_models_compute_nothing() {
+    for (word, builtin) in [("fault", Builtin::Fault), ("hang", Builtin::Hang)] {
+        let model = parse(&GOOD.replace("null", word)).unwrap();
+        assert_eq!(model.source, Source::Builtin(builtin));
+        assert!(builtin.needs_gpu());
+    }
     let rule = "must be absent with builtin, which computes nothing";
     refused("slo_ms", "precision = 'fp32'\nslo_ms", 2, "precision", rule);
     let rule = "must be absent with builtin, which takes bytes as they are";

@@ -289,6 +289,9 @@ fn load(backend: Option<&dyn Backend>, model: &Model) -> Result<Box<dyn Instance
         (Source::Builtin(Builtin::Null), _) => {
             Err(rule("builtin \"null\" is answered by the daemon itself: there is nothing to run"))
         }
+        (Source::Builtin(Builtin::Fault | Builtin::Hang), _) => {
+            Err(rule("builtin \"fault\" and \"hang\" are for executors on a GPU"))
+        }
     }
 }
 
