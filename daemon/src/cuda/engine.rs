@@ -68,6 +68,8 @@ struct Flight {
     begin_ns: u64,
     /// When it should be done.
     due_ns: u64,
+    /// When it was last seen running.
+    running_ns: u64,
 }
 
 impl Engine {
@@ -140,6 +142,7 @@ impl execute::Engine for Engine {
             staged: 0,
             begin_ns: now_ns,
             due_ns: now_ns,
+            running_ns: 0,
         };
         let queued = if now_ns > command.latest_start_ns {
             Err(Refusal::Status(Status::DeadlineExpired))
@@ -161,11 +164,13 @@ impl execute::Engine for Engine {
 
     fn poll(&mut self) -> Result<Option<BatchReport>, Fault> {
         for gpulet in &mut self.gpulets {
-            let Some(front) = gpulet.flights.front() else { continue };
-            if !front.refused && !gpulet.marks[front.set].done.is_done().map_err(fault)? {
+            let Some(front) = gpulet.flights.front_mut() else { continue };
+            let done = front.refused || gpulet.marks[front.set].done.is_done().map_err(fault)?;
+            let now_ns = now_ns();
+            if !done {
+                front.running_ns = now_ns;
                 continue;
             }
-            let now_ns = now_ns();
             let Some(mut flight) = gpulet.flights.pop_front() else { continue };
             if !flight.refused {
                 finish(&self.regions, &mut self.instances, &mut flight, now_ns);
