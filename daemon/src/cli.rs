@@ -10,6 +10,7 @@
 //! | `infer`      | requests through the daemon                                 |
 //! | `status`     | the daemon's state                                          |
 //! | `models`     | the daemon's models                                         |
+//! | `devices`    | the GPUs there are                                          |
 //! | `pages`      | man pages and completions                                   |
 //! | `manual`     | what these and the help say beyond flags                    |
 //! | `control`    | asking the daemon for its state                             |
@@ -18,6 +19,7 @@
 pub mod check;
 mod control;
 pub mod daemon;
+mod devices;
 pub mod error;
 mod infer;
 mod latency;
@@ -56,6 +58,7 @@ enum Command {
     Infer(infer::Infer),
     Status(status::Status),
     Models(models::Models),
+    Devices(devices::Devices),
     Check(check::Check),
     Completions(pages::Completions),
     Man(pages::ManPages),
@@ -81,6 +84,7 @@ pub fn main() -> ExitCode {
         Command::Infer(infer) => infer.run(socket),
         Command::Status(status) => status.run(socket),
         Command::Models(models) => models.run(socket),
+        Command::Devices(devices) => devices.run(),
         Command::Check(check) => check.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),

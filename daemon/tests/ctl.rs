@@ -191,11 +191,40 @@ fn a_model_that_no_gpulet_hosts_is_noted() {
 }
 
 #[test]
+fn a_model_for_gpus_is_noted_where_none_hosts_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join("models/breaker");
+    fs::create_dir_all(&model).unwrap();
+    let echo = fs::read_to_string(format!("{}/echo/model.toml", resource("models"))).unwrap();
+    fs::write(model.join("model.toml"), echo.replace("\"echo\"", "\"fault\"")).unwrap();
+    let config = folder.path().join("gpuletd.toml");
+    let text = "models = ['models']\n[[gpulet]]\nname='a'\nshare_pct=1\nmechanism=";
+    fs::write(&config, format!("{text}'cpu'")).unwrap();
+    let (_, err) = ends(&["check", config.to_str().unwrap()], DONE);
+    assert!(err.ends_with("none on a GPU hosts model \"breaker\", which needs one\n"), "{err}");
+    // Which devices there are is another machine's matter, and so is noted at most.
+    fs::write(&config, format!("{text}'mps'\ndevice=63")).unwrap();
+    let (_, err) = ends(&["check", config.to_str().unwrap()], DONE);
+    assert!(err.contains("gpulet \"a\": device 63 is not there"), "{err}");
+    assert_eq!(err.lines().count(), 1, "{err}");
+}
+
+#[test]
+fn devices_are_listed_or_their_absence_explained() {
+    let (out, _) = ends(&["devices"], DONE);
+    assert!(out.starts_with("no devices: ") || out.starts_with("driver "), "{out}");
+    let (out, _) = ends(&["devices", "--json"], DONE);
+    let found: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let none = found["devices"].as_array().unwrap().is_empty();
+    assert_eq!(none, found["reason_if_none"].is_string(), "{out}");
+}
+
+#[test]
 fn pages_and_completions_are_written() {
     let folder = tempfile::tempdir().unwrap();
     let pages = folder.path().join("man");
     ends(&["man", pages.to_str().unwrap()], DONE);
-    for subcommand in ["run", "infer", "status", "models", "check", "completions"] {
+    for subcommand in ["run", "infer", "status", "models", "devices", "check", "completions"] {
         let page = fs::read_to_string(pages.join(format!("gpuletctl-{subcommand}.1"))).unwrap();
         assert!(page.contains(".SH \"EXIT STATUS\""), "{subcommand}");
     }

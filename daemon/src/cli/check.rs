@@ -9,9 +9,10 @@ use serde::Serialize;
 use super::{CtlError, Output, print, print_json};
 use crate::backend;
 use crate::config::{Config, DEFAULT_PATH, Mechanism};
+use crate::device::Inventory;
 use crate::limits::Limits;
 use crate::model::{self, Builtin, MODEL_FILE, Model, Scan, Source};
-use crate::wire;
+use crate::{mps, wire};
 
 /// Check a configuration and its models, or one model, and print everything that is wrong
 #[derive(Debug, Args)]
@@ -96,7 +97,12 @@ fn examine_config(config: &Config, findings: &mut Findings) {
         findings.problem(error);
     }
     let file = config.path.display();
-    let paths = [("libtorch_dir", &config.libtorch_dir), ("torch_shim", &config.torch_shim)];
+    let paths = [
+        ("libtorch_dir", &config.libtorch_dir),
+        ("torch_shim", &config.torch_shim),
+        ("cuda.shim", &config.cuda.shim),
+        ("cuda.nvrtc", &config.cuda.nvrtc),
+    ];
     for (field, path) in paths {
         if let Some(path) = path.as_ref().filter(|path| !path.exists()) {
             findings.problem(format!("{file}: {field}: must be there, {} is not", path.display()));
@@ -110,13 +116,33 @@ fn examine_config(config: &Config, findings: &mut Findings) {
             findings.problem(format!("{file}: gpulet[{index}].profiles: {error}"));
         }
     }
-    // The dispatcher answers null itself.
-    let null = Source::Builtin(Builtin::Null);
-    for model in models.iter().filter(|model| model.source != null) {
-        if !config.gpulets.iter().any(|gpulet| gpulet.models.contains(&model.name)) {
-            findings.notes.push(format!("{file}: gpulet: none hosts model {:?}", model.name));
+    findings.notes.extend(unhosted(config, &models).map(|note| format!("{file}: gpulet: {note}")));
+    // A note and not a problem: the check may be made where the devices are not.
+    if config.gpulets.iter().any(|gpulet| gpulet.mechanism.device().is_some()) {
+        let control = mps::find_control(&config.mps.control);
+        let control = control.as_deref().map_err(String::as_str);
+        for (gpulet, refusal) in Inventory::read().check(config, control) {
+            findings.notes.push(format!("{file}: gpulet {gpulet:?}: {refusal}"));
         }
     }
+}
+
+/// What is said of models that no gpulet can run.
+fn unhosted<'a>(config: &'a Config, models: &'a [Model]) -> impl Iterator<Item = String> + 'a {
+    models.iter().filter_map(|model| {
+        let hosts = || config.gpulets.iter().filter(|it| it.models.contains(&model.name));
+        match model.source {
+            // The dispatcher answers it itself.
+            Source::Builtin(Builtin::Null) => None,
+            _ if hosts().next().is_none() => Some(format!("none hosts model {:?}", model.name)),
+            Source::Builtin(builtin)
+                if builtin.needs_gpu() && hosts().all(|it| it.mechanism.device().is_none()) =>
+            {
+                Some(format!("none on a GPU hosts model {:?}, which needs one", model.name))
+            }
+            _ => None,
+        }
+    })
 }
 
 /// What keeps the models from being replayed.

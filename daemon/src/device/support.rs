@@ -62,7 +62,7 @@ pub enum Refusal {
         have: String,
     },
     /// Part of the driver's packages that is often not installed.
-    #[error("mechanism \"mps\" needs nvidia-cuda-mps-control, which is not there: {reason}")]
+    #[error("mechanism \"mps\" needs MPS's control program: {reason}")]
     NoControl {
         /// Where it was looked for.
         reason: String,
@@ -241,7 +241,7 @@ mod tests {
         assert!(green.contains("has CUDA of an unknown version"), "{green}");
         let held = inventory().supports_mps(&device(), Err("no file in PATH"));
         let text = held.unwrap_err().to_string();
-        assert!(text.ends_with("which is not there: no file in PATH"), "{text}");
+        assert!(text.ends_with("control program: no file in PATH"), "{text}");
     }
 
     #[test]
