@@ -13,6 +13,7 @@
 //! The daemon never calls any of this: no fault of a GPU may reach it.
 
 mod accuracy;
+mod builtin;
 pub mod driver;
 pub mod engine;
 pub mod gpu;
@@ -20,4 +21,5 @@ pub mod green;
 pub mod load;
 pub mod loaded;
 pub mod local;
+mod moves;
 mod regions;

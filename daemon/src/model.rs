@@ -13,6 +13,7 @@ pub use self::scan::{MODEL_FILE, ModelError, Scan, load, parse, scan, scan_each}
 use std::path::PathBuf;
 
 use gpulet_abi::tensor::Dtype;
+use gpulet_kernels::{Float, ImageError, ImageSpec, Layout};
 use serde::{Deserialize, Serialize};
 
 /// A model that the daemon answers without a file.
@@ -124,6 +125,20 @@ pub struct Tensor {
 }
 
 impl Tensor {
+    /// What becomes of pictures on their way to the model, where clients give pictures.
+    ///
+    /// # Errors
+    /// What is wrong with size, mean or standard deviation.
+    pub fn pictures(&self) -> Option<Result<ImageSpec, ImageError>> {
+        let normalise = self.normalise.as_ref()?;
+        let &[height, width, _] = self.dims.as_slice() else { return None };
+        // A size that is over the limit stays over it.
+        let size = |pixels: i64| u32::try_from(pixels).unwrap_or(u32::MAX);
+        let size = (size(height), size(width));
+        let Normalise { mean, std } = normalise;
+        Some(ImageSpec::new(size, mean, std, Float::F32, Layout::Planes))
+    }
+
     /// Element type and dimensions as the model has them; clients see `dtype` and `dims`.
     pub fn seen_by_model(&self) -> (Dtype, Vec<i64>) {
         match (&self.normalise, self.dims.as_slice()) {

@@ -212,7 +212,7 @@ impl Run {
             Held::Green => {}
         }
         let cuda_shim = self.torch_cuda_shim.clone();
-        let options = Options { libtorch_dir, shim, cuda_shim, shares_pct };
+        let options = Options { libtorch_dir, shim, cuda_shim, shares_pct, ..Options::default() };
         Ok(Some(Box::new(Local::open(&options)?)))
     }
 

@@ -17,28 +17,15 @@ pub struct CudaError {
     pub what: &'static str,
     /// CUDA's name of the error, such as `CUDA_ERROR_OUT_OF_MEMORY`.
     pub name: String,
-    code: u32,
 }
 
 impl CudaError {
-    /// Whether the context is lost: every later call fails, and only a new process helps.
-    pub fn is_fatal(&self) -> bool {
-        /// Errors that a call reports of itself, and that leave the context as it was.
-        const HARMLESS: [CUresult; 12] = [
-            CUresult::CUDA_ERROR_INVALID_VALUE,
-            CUresult::CUDA_ERROR_OUT_OF_MEMORY,
-            CUresult::CUDA_ERROR_NOT_INITIALIZED,
-            CUresult::CUDA_ERROR_INVALID_CONTEXT,
-            CUresult::CUDA_ERROR_INVALID_HANDLE,
-            CUresult::CUDA_ERROR_NOT_FOUND,
-            CUresult::CUDA_ERROR_NOT_SUPPORTED,
-            CUresult::CUDA_ERROR_NOT_PERMITTED,
-            CUresult::CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED,
-            CUresult::CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED,
-            CUresult::CUDA_ERROR_INVALID_RESOURCE_TYPE,
-            CUresult::CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION,
-        ];
-        !HARMLESS.iter().any(|harmless| *harmless as u32 == self.code)
+    pub(super) fn of_kernel(error: gpulet_kernels::cuda::Error) -> CudaError {
+        CudaError { what: "kernel", name: error.to_string() }
+    }
+
+    pub(super) fn no_kernels() -> CudaError {
+        CudaError { what: "kernel", name: "there is no compiler for it (NVRTC)".to_owned() }
     }
 }
 
@@ -56,7 +43,7 @@ pub(super) fn check(code: CUresult, what: &'static str) -> Result<(), CudaError>
     } else {
         format!("error {}", code as u32)
     };
-    Err(CudaError { what, name, code: code as u32 })
+    Err(CudaError { what, name })
 }
 
 /// A device of this process, with its primary context.
@@ -166,7 +153,7 @@ impl Stream {
     }
 
     pub(super) fn adopt(raw: sys::CUstream, what: &'static str) -> Result<Stream, CudaError> {
-        let missing = CudaError { what, name: "gave no stream".to_owned(), code: 0 };
+        let missing = CudaError { what, name: "gave no stream".to_owned() };
         NonNull::new(raw).map(Stream).ok_or(missing)
     }
 
@@ -245,6 +232,19 @@ impl Stream {
         check(code, "cuMemcpyDtoHAsync")
     }
 
+    /// Copies device memory to device memory.
+    ///
+    /// # Safety
+    /// Both are device memory for `bytes` bytes until the copy is done, and lie apart.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub unsafe fn copy_over(&self, from: u64, to: u64, bytes: usize) -> Result<(), CudaError> {
+        // SAFETY: the caller's.
+        let code = unsafe { sys::cuMemcpyDtoDAsync_v2(to, from, bytes, self.0.as_ptr()) };
+        check(code, "cuMemcpyDtoDAsync")
+    }
+
     /// Copies `from` to the device, and waits until it is there.
     ///
     /// # Errors
@@ -294,17 +294,40 @@ pub struct Event(NonNull<sys::CUevent_st>);
 unsafe impl Send for Event {}
 
 impl Event {
-    /// An event of the current context.
+    /// An event of the current context that only orders.
     ///
     /// # Errors
     /// [`CudaError`].
     pub fn new() -> Result<Event, CudaError> {
-        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+        Event::with(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
+    }
+
+    /// An event of the current context that notes the time.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn timed() -> Result<Event, CudaError> {
+        Event::with(sys::CUevent_flags::CU_EVENT_DEFAULT)
+    }
+
+    /// From this to `end` on the device's clock, to about a microsecond. Both are timed and done.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn ns_until(&self, end: &Event) -> Result<u64, CudaError> {
+        let mut ms = 0f32;
+        // SAFETY: both are live; the out-parameter is valid.
+        let code = unsafe { sys::cuEventElapsedTime_v2(&mut ms, self.0.as_ptr(), end.0.as_ptr()) };
+        check(code, "cuEventElapsedTime")?;
+        Ok((f64::from(ms) * 1e6) as u64)
+    }
+
+    fn with(flags: sys::CUevent_flags) -> Result<Event, CudaError> {
+        let flags = flags as u32;
         let mut raw = ptr::null_mut();
         // SAFETY: the out-parameter is valid.
         check(unsafe { sys::cuEventCreate(&mut raw, flags) }, "cuEventCreate")?;
-        let code = sys::CUresult::CUDA_ERROR_UNKNOWN as u32;
-        let missing = CudaError { what: "cuEventCreate", name: "gave no event".to_owned(), code };
+        let missing = CudaError { what: "cuEventCreate", name: "gave no event".to_owned() };
         NonNull::new(raw).map(Event).ok_or(missing)
     }
 
@@ -400,8 +423,7 @@ impl Pinned {
         let flags = sys::CU_MEMHOSTALLOC_PORTABLE | sys::CU_MEMHOSTALLOC_DEVICEMAP;
         // SAFETY: the out-parameter is valid.
         check(unsafe { sys::cuMemHostAlloc(&mut data, bytes, flags) }, "cuMemHostAlloc")?;
-        let code = sys::CUresult::CUDA_ERROR_UNKNOWN as u32;
-        let missing = CudaError { what: "cuMemHostAlloc", name: "gave no memory".into(), code };
+        let missing = CudaError { what: "cuMemHostAlloc", name: "gave no memory".into() };
         let data = NonNull::new(data.cast::<u8>()).ok_or(missing)?;
         // SAFETY: allocated for so many bytes.
         unsafe { data.write_bytes(0, bytes) };

@@ -21,6 +21,7 @@ use super::driver::{CudaError, Event, Stream};
 use super::gpu::{Cut, Gpu};
 use super::load::CudaLoad;
 use super::loaded::{Loaded, SETS};
+use super::moves::Moves;
 use super::regions::Regions;
 use crate::clock::now_ns;
 use crate::execute::engine::{self as execute, Facts, Fault};
@@ -42,13 +43,17 @@ struct Gpulet {
     compute: Stream,
     copy_in: Stream,
     copy_out: Stream,
+    moves: Moves,
     flights: VecDeque<Flight>,
     next_set: usize,
+    /// The set of the batch that was done last.
+    last_set: usize,
     marks: [Marks; SETS],
 }
 
 /// Events of the batch in one set.
 struct Marks {
+    begun: Event,
     copied_in: Event,
     computed: Event,
     done: Event,
@@ -60,6 +65,8 @@ struct Flight {
     report: BatchReport,
     set: usize,
     size: usize,
+    /// Another was under way when it was queued.
+    queued_behind: bool,
     /// It never reached the device; its report only waits for those before it.
     refused: bool,
     /// Requests, one bit each, whose results are in the set's host memory and go to slots at the end.
@@ -68,8 +75,6 @@ struct Flight {
     begin_ns: u64,
     /// When it should be done.
     due_ns: u64,
-    /// When it was last seen running.
-    running_ns: u64,
 }
 
 impl Engine {
@@ -81,7 +86,7 @@ impl Engine {
         let other = |error: CudaError| std::io::Error::other(error.to_string());
         let mut gpulets = Vec::new();
         for cut in &gpu.cuts {
-            gpulets.push(Gpulet::new(cut).map_err(other)?);
+            gpulets.push(Gpulet::new(&gpu, cut).map_err(other)?);
         }
         let regions = Regions::start(&gpu)?;
         Ok(Engine { regions, instances: HashMap::new(), gpulets })
@@ -138,11 +143,11 @@ impl execute::Engine for Engine {
             },
             set: gpulet.next_set,
             size: 0,
+            queued_behind: !gpulet.flights.is_empty(),
             refused: false,
             staged: 0,
             begin_ns: now_ns,
             due_ns: now_ns,
-            running_ns: 0,
         };
         let queued = if now_ns > command.latest_start_ns {
             Err(Refusal::Status(Status::DeadlineExpired))
@@ -151,11 +156,11 @@ impl execute::Engine for Engine {
         };
         match queued {
             Ok(()) => gpulet.next_set = (gpulet.next_set + 1) % SETS,
-            Err(Refusal::Cuda(error)) if error.is_fatal() => return Err(fault(error)),
-            Err(refusal) => {
+            Err(Refusal::Cuda(error)) => return Err(fault(error)),
+            Err(Refusal::Status(status)) => {
                 flight.refused = true;
                 let count = (command.request_count as usize).min(REQUESTS_MAX);
-                flight.report.statuses[..count].fill(refusal.status() as i32 as u8);
+                flight.report.statuses[..count].fill(status as i32 as u8);
             }
         }
         gpulet.flights.push_back(flight);
@@ -164,16 +169,16 @@ impl execute::Engine for Engine {
 
     fn poll(&mut self) -> Result<Option<BatchReport>, Fault> {
         for gpulet in &mut self.gpulets {
-            let Some(front) = gpulet.flights.front_mut() else { continue };
-            let done = front.refused || gpulet.marks[front.set].done.is_done().map_err(fault)?;
-            let now_ns = now_ns();
-            if !done {
-                front.running_ns = now_ns;
+            let Some(front) = gpulet.flights.front() else { continue };
+            if !front.refused && !gpulet.marks[front.set].done.is_done().map_err(fault)? {
                 continue;
             }
+            let now_ns = now_ns();
             let Some(mut flight) = gpulet.flights.pop_front() else { continue };
             if !flight.refused {
-                finish(&self.regions, &mut self.instances, &mut flight, now_ns);
+                let taken_ns = gpulet.taken_ns(&flight).map_err(fault)?;
+                gpulet.last_set = flight.set;
+                finish(&self.regions, &mut self.instances, &mut flight, taken_ns);
                 if let Some(next) = gpulet.flights.front_mut() {
                     next.due_ns = now_ns + next.due_ns.saturating_sub(next.begin_ns);
                     next.begin_ns = now_ns;
@@ -196,21 +201,42 @@ fn fault(error: CudaError) -> Fault {
 }
 
 impl Gpulet {
-    fn new(cut: &Cut) -> Result<Gpulet, CudaError> {
+    fn new(gpu: &Gpu, cut: &Cut) -> Result<Gpulet, CudaError> {
+        let compute = cut.stream()?;
         Ok(Gpulet {
-            compute: cut.stream()?,
+            moves: Moves::measure(gpu, &compute, cut.sm_count)?,
+            compute,
             copy_in: cut.stream()?,
             copy_out: cut.stream()?,
             flights: VecDeque::with_capacity(SETS),
             next_set: 0,
+            last_set: 0,
             marks: [Marks::new()?, Marks::new()?],
         })
     }
 }
 
+impl Gpulet {
+    /// What a batch that is done took of the device, from its own start or from the end of the one
+    /// before it.
+    fn taken_ns(&self, flight: &Flight) -> Result<u64, CudaError> {
+        let marks = &self.marks[flight.set];
+        let own_ns = marks.begun.ns_until(&marks.done)?;
+        if !flight.queued_behind {
+            return Ok(own_ns);
+        }
+        Ok(self.marks[self.last_set].done.ns_until(&marks.done)?.min(own_ns))
+    }
+}
+
 impl Marks {
     fn new() -> Result<Marks, CudaError> {
-        Ok(Marks { copied_in: Event::new()?, computed: Event::new()?, done: Event::new()? })
+        Ok(Marks {
+            begun: Event::timed()?,
+            copied_in: Event::new()?,
+            computed: Event::new()?,
+            done: Event::timed()?,
+        })
     }
 }
 

@@ -1,8 +1,9 @@
 //! The device of an executor, libtorch on it, and how it is cut among the executor's gpulets.
 
-use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use gpulet_kernels::cuda::{Arch, Cubin, Kernels};
 use gpulet_torch::cuda::{Cuda, CudaOpenError};
 
 use super::driver::{CudaError, Device, DeviceError, Stream};
@@ -17,6 +18,10 @@ pub struct Options {
     pub shim: Option<PathBuf>,
     /// Where its CUDA half is; default: beside the executable.
     pub cuda_shim: Option<PathBuf>,
+    /// Where compiled kernels are kept; without, there are none, and every copy is a DMA copy.
+    pub kernel_cache: Option<PathBuf>,
+    /// NVRTC, or a folder that it is found from; default: torch's.
+    pub nvrtc: Option<PathBuf>,
     /// The percentage of each gpulet where the device is to be cut into green contexts; empty for
     /// one gpulet that has everything this process sees.
     pub shares_pct: Vec<u8>,
@@ -55,6 +60,8 @@ pub struct Gpu {
     pub torch: gpulet_torch::Torch,
     /// Its CUDA half.
     pub cuda: Cuda,
+    /// Our kernels, where there is a compiler for them.
+    pub kernels: Option<Arc<Kernels>>,
     /// What each gpulet has of the device.
     pub cuts: Vec<Cut>,
 }
@@ -82,7 +89,8 @@ impl Gpu {
             gpulet_torch::Torch::open(&gpulet_torch::Options { libtorch_dir, shim, cuda: true })?;
         let cuda = Cuda::open(&torch, options.cuda_shim.as_deref(), 0)?;
         let cuts = cut(&device, &options.shares_pct)?;
-        Ok(Gpu { device, torch, cuda, cuts })
+        let kernels = kernels(&device, &torch, options);
+        Ok(Gpu { device, torch, cuda, kernels, cuts })
     }
 
     /// For people.
@@ -90,6 +98,30 @@ impl Gpu {
         let counts: Vec<String> = self.cuts.iter().map(|cut| cut.sm_count.to_string()).collect();
         let how = if self.cuts[0].green.is_some() { " in green contexts" } else { "" };
         format!("libtorch {} on CUDA, {} SMs{how}", self.torch.version(), counts.join(" + "))
+    }
+}
+
+/// Compiles our kernels, or says why there are none: all but pictures works without.
+fn kernels(
+    device: &Device,
+    torch: &gpulet_torch::Torch,
+    options: &Options,
+) -> Option<Arc<Kernels>> {
+    let cache = options.kernel_cache.as_deref()?;
+    let torch = torch.libtorch().parent().and_then(Path::parent);
+    let nvrtc = options.nvrtc.as_deref().or(torch);
+    let load = || -> Result<Kernels, String> {
+        let arch = Arch::of(device.handle).map_err(|error| error.to_string())?;
+        let cubin = Cubin::compile(arch, cache, nvrtc).map_err(|error| error.to_string())?;
+        tracing::info!(%arch, origin = ?cubin.origin(), "kernels");
+        Kernels::load(&cubin).map_err(|error| error.to_string())
+    };
+    match load() {
+        Ok(kernels) => Some(Arc::new(kernels)),
+        Err(error) => {
+            tracing::warn!("no kernels of our own: {error}");
+            None
+        }
     }
 }
 

@@ -3,21 +3,23 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use gpulet_kernels::ImageSpec;
 use gpulet_plan::profile::{PROFILE_LATENCY_MAX_NS, ProfilePoint};
 use gpulet_torch::cuda::{Graph, Placed, Precision};
 use gpulet_torch::{Error, Module};
 
 use super::accuracy::{self, Specs};
+use super::builtin;
 use super::driver::{CudaError, Event, Stream};
 use super::gpu::{Cut, Gpu};
-use super::loaded::{Lane, Layouts, Loaded, SETS, Set, Size};
+use super::loaded::{Forward, Lane, Layouts, Loaded, SETS, Set, Size};
 
 use crate::backend::LoadError;
 use crate::backend::buffer::RowBytes;
 use crate::backend::torch::{ARCHIVE_BYTES_MAX, Spec, check_signature, specs_of};
 use crate::backend::warmup::sizes;
 use crate::execute::engine::{Load, Progress};
-use crate::model::{self, Model, Source};
+use crate::model::{self, Model, Source, Tensor};
 use crate::store;
 
 /// Forwards before a capture: libtorch compiles on the second at each shape, cuDNN chooses on the
@@ -44,8 +46,9 @@ impl Load for CudaLoad {
 /// # Errors
 /// [`LoadError`]; a context that is lost shows in the next call of the engine.
 pub fn load(gpu: &Arc<Gpu>, model: &Model, progress: Progress<'_>) -> Result<Loaded, LoadError> {
-    let Source::File(path) = &model.source else {
-        return Err(LoadError::model(model, "is built in, and runs on no GPU"));
+    let path = match &model.source {
+        Source::File(path) => path,
+        Source::Builtin(builtin) => return builtin::load(gpu, model, *builtin),
     };
     let refuse = |rule: String| LoadError::File { path: path.clone(), rule };
     gpu.device.bind().map_err(|error| refuse(error.to_string()))?;
@@ -62,6 +65,7 @@ pub fn load(gpu: &Arc<Gpu>, model: &Model, progress: Progress<'_>) -> Result<Loa
     let frozen = module.freeze();
     let precision = precision_of(model.precision);
     let placed = gpu.cuda.place(&module, precision).map_err(|error| refuse(error.to_string()))?;
+    let pictures = pictures_of(gpu, model)?;
     let maker = Maker {
         gpu,
         model,
@@ -93,19 +97,34 @@ pub fn load(gpu: &Arc<Gpu>, model: &Model, progress: Progress<'_>) -> Result<Loa
         row_bytes: RowBytes::of(model)?,
         inputs,
         outputs,
+        pictures,
         lanes,
-        placed,
+        forward: Forward::Module(placed),
         gpu: Arc::clone(gpu),
     })
 }
 
-fn layouts(model: &Model, rows: u32) -> Result<Layouts, LoadError> {
+pub(super) fn layouts(model: &Model, rows: u32) -> Result<Layouts, LoadError> {
     let layout = |row_bytes: RowBytes| {
         let overflow = || LoadError::model(model, "max_batch: the tensors overflow");
         row_bytes.layout(rows).ok_or_else(overflow)
     };
     let (device, host) = (RowBytes::seen_by_model(model)?, RowBytes::of(model)?);
     Ok(Layouts { device: layout(device)?, host: layout(host)? })
+}
+
+fn pictures_of(gpu: &Gpu, model: &Model) -> Result<Vec<Option<ImageSpec>>, LoadError> {
+    let spec = |tensor: &Tensor| {
+        let spec = tensor.pictures().transpose();
+        let spec =
+            spec.map_err(|error| LoadError::model(model, format!("{}: {error}", tensor.name)))?;
+        if spec.is_some() && gpu.kernels.is_none() {
+            let rule = format!("{}: normalise needs kernels, and NVRTC is missing", tensor.name);
+            return Err(LoadError::model(model, rule));
+        }
+        Ok(spec)
+    };
+    model.inputs.iter().map(spec).collect()
 }
 
 fn precision_of(precision: model::Precision) -> Precision {

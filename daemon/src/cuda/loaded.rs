@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use gpulet_abi::tensor::{Extent, SlotLayout};
-use gpulet_kernels::Part;
+use gpulet_kernels::{ImageSpec, Part};
 use gpulet_plan::profile::ProfilePoint;
 use gpulet_torch::cuda::{DeviceTensor, Graph, Placed};
 
 use super::driver::{CudaError, DeviceMemory, Pinned, Stream};
 use super::gpu::Gpu;
+use super::moves::HostPart;
 use crate::backend::buffer::RowBytes;
 use crate::backend::torch::Spec;
 use crate::backend::values::make_harmless;
@@ -28,10 +29,24 @@ pub struct Loaded {
     pub(super) row_bytes: RowBytes,
     pub(super) inputs: Vec<Spec>,
     pub(super) outputs: Vec<Spec>,
+    /// For each input that clients give as pictures what becomes of them.
+    pub(super) pictures: Vec<Option<ImageSpec>>,
     /// In the order of the gpulets. Before the weights, which its graphs use.
     pub(super) lanes: Vec<Lane>,
-    pub(super) placed: Placed,
+    pub(super) forward: Forward,
     pub(super) gpu: Arc<Gpu>,
+}
+
+/// What computes where there is no graph.
+pub(super) enum Forward {
+    /// A TorchScript module.
+    Module(Placed),
+    /// Each output is the input of the same index.
+    Echo,
+    /// A write where no memory is.
+    Fault,
+    /// A kernel that runs until this word is not 0, which it never is.
+    Hang(Pinned),
 }
 
 /// A model on one gpulet.
@@ -74,6 +89,15 @@ impl Set {
         // On a 64-bit machine; and more than there is memory for fails in the driver.
         let device = DeviceMemory::new(layouts.device.bytes() as usize)?;
         Ok(Set { device, host: Pinned::new(layouts.host.bytes() as usize)?, layouts })
+    }
+
+    /// A stretch of its host memory.
+    pub(super) fn host_part(&self, offset: u64, bytes: usize) -> HostPart {
+        assert!(offset as usize + bytes <= self.host.bytes(), "outside of the set's host memory");
+        // SAFETY: inside, by the assert.
+        let host = unsafe { self.host.data().add(offset as usize) };
+        // Pinned memory has one address for host and device.
+        HostPart { host, device: host.as_ptr() as u64, bytes }
     }
 
     /// Fills both memories' inputs with what a model may be given.

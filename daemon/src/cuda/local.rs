@@ -8,7 +8,7 @@ use gpulet_kernels::Part;
 use super::driver::{CudaError, Event, Registration, Stream};
 use super::gpu::{Gpu, GpuError, Options};
 use super::load;
-use super::loaded::Loaded;
+use super::loaded::{Forward, Loaded};
 use crate::backend::{
     Backend, Copied, Instance, LoadError, RunError, View, check_views, memory_error,
 };
@@ -72,8 +72,11 @@ impl LocalInstance {
             None => {
                 let given = set.inputs(&self.loaded.inputs, rows);
                 let room = set.outputs(&self.loaded.outputs, rows);
+                let Forward::Module(placed) = &self.loaded.forward else {
+                    return Err("a built-in model runs in an executor only".to_owned());
+                };
                 // SAFETY: memory of the set, and a live stream.
-                let run = unsafe { self.loaded.placed.run(self.stream.raw(), &given, &room) };
+                let run = unsafe { placed.run(self.stream.raw(), &given, &room) };
                 run.map_err(|error| error.to_string())?;
             }
         }

@@ -132,6 +132,8 @@ fn prepare(start: &Start) -> Result<Ready, String> {
             libtorch_dir: cuda.libtorch_dir.clone(),
             shim: cuda.shim.clone(),
             cuda_shim: cuda.cuda_shim.clone(),
+            kernel_cache: Some(cuda.kernel_cache.clone()),
+            nvrtc: cuda.nvrtc.clone(),
             shares_pct: if cuda.split { shares_pct.collect() } else { Vec::new() },
         };
         return Ok(Ready::Cuda(Arc::new(Gpu::open(&options).map_err(|error| error.to_string())?)));

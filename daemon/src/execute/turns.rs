@@ -25,8 +25,10 @@ use crate::wire::{BatchCommand, BatchReport, FromExecutor, RegionGeometry, ToExe
 const CONTROL_EVERY_NS: u64 = 1_000_000;
 /// Looks at the command ring between two looks at the clock.
 const LOOKS: u32 = 32;
-/// So long before a batch should be done polling begins: what a timer and a wake-up take.
-const WAKE_NS: u64 = 25_000;
+/// What is kept free between the end of a nap and the end of a batch, beside what waking up takes.
+const MARGIN_NS: u64 = 10_000;
+/// The most that waking up is expected to take.
+const WAKE_NS_MAX: u64 = 200_000;
 /// Polling ends so long after the batch should have been done, and naps begin.
 const PATIENCE_NS: u64 = 50_000;
 /// One nap while a batch is late.
@@ -57,6 +59,7 @@ pub(super) fn run<E: Engine>(
         loader_bell,
         spin_ns: started.spin_ns,
         listened_ns: now_ns(),
+        wake_ns: MARGIN_NS,
     };
     match executor.turns() {
         Err(ExecuteError::Fault(fault)) => {
@@ -84,6 +87,8 @@ struct Executor<E: Engine> {
     spin_ns: u64,
     /// When the control socket was last looked at.
     listened_ns: u64,
+    /// How much longer naps last than was asked for.
+    wake_ns: u64,
 }
 
 impl<E: Engine> Executor<E> {
@@ -112,7 +117,7 @@ impl<E: Engine> Executor<E> {
                 return Ok(());
             }
             let rest = match self.engine.due_ns() {
-                Some(due_ns) => nap_ns(now_ns, due_ns).map(Some),
+                Some(due_ns) => nap_ns(now_ns, due_ns, self.wake_ns + MARGIN_NS).map(Some),
                 None => (now_ns.saturating_sub(busy_ns) >= self.spin_ns).then_some(None),
             };
             if let Some(limit_ns) = rest
@@ -179,7 +184,12 @@ impl<E: Engine> Executor<E> {
             tv_sec: (ns / 1_000_000_000) as i64,
             tv_nsec: (ns % 1_000_000_000) as i64,
         });
+        let begin_ns = limit_ns.map(|ns| (now_ns(), ns));
         let polled = poll(&mut fds, limit.as_ref());
+        if let (Some((begin_ns, limit_ns)), Ok(0)) = (begin_ns, polled) {
+            let over_ns = now_ns().saturating_sub(begin_ns + limit_ns).min(WAKE_NS_MAX);
+            self.wake_ns = self.wake_ns - self.wake_ns / 8 + over_ns / 8;
+        }
         let rung = !fds[0].revents().is_empty();
         let spoken = !fds[1].revents().is_empty() || !fds[2].revents().is_empty();
         self.commands.awake();
@@ -282,10 +292,11 @@ impl<E: Engine> Executor<E> {
     }
 }
 
-/// How long to sleep while a batch is under way; `None` to go on polling.
-fn nap_ns(now_ns: u64, due_ns: u64) -> Option<u64> {
-    if now_ns + WAKE_NS < due_ns {
-        return Some(due_ns - now_ns - WAKE_NS);
+/// How long to sleep while a batch is under way that should be done at `due_ns`, so as to be awake
+/// `early_ns` before; `None` to go on polling.
+fn nap_ns(now_ns: u64, due_ns: u64, early_ns: u64) -> Option<u64> {
+    if now_ns + early_ns + MARGIN_NS < due_ns {
+        return Some(due_ns - now_ns - early_ns);
     }
     (now_ns > due_ns + PATIENCE_NS).then_some(NAP_NS)
 }
@@ -296,11 +307,11 @@ mod tests {
 
     #[test]
     fn naps_end_before_the_batch_and_go_on_when_it_is_late() {
-        let due_ns = 1_000_000;
-        assert_eq!(nap_ns(0, due_ns), Some(due_ns - WAKE_NS));
-        for polling_ns in [due_ns - WAKE_NS, due_ns, due_ns + PATIENCE_NS] {
-            assert_eq!(nap_ns(polling_ns, due_ns), None);
+        let (due_ns, early_ns) = (1_000_000, 30_000);
+        assert_eq!(nap_ns(0, due_ns, early_ns), Some(due_ns - early_ns));
+        for polling_ns in [due_ns - early_ns, due_ns, due_ns + PATIENCE_NS] {
+            assert_eq!(nap_ns(polling_ns, due_ns, early_ns), None);
         }
-        assert_eq!(nap_ns(due_ns + PATIENCE_NS + 1, due_ns), Some(NAP_NS));
+        assert_eq!(nap_ns(due_ns + PATIENCE_NS + 1, due_ns, early_ns), Some(NAP_NS));
     }
 }

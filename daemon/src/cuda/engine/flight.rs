@@ -4,44 +4,29 @@ use std::collections::HashMap;
 use std::ptr::NonNull;
 
 use gpulet_abi::status::Status;
-use gpulet_abi::tensor::SlotLayout;
-use gpulet_kernels::Part;
-use gpulet_torch::cuda::DeviceTensor;
+use gpulet_abi::tensor::{Extent, SlotLayout};
+use gpulet_torch::cuda::{DeviceTensor, Placed};
 
 use super::{Flight, Gpulet, requests};
 use crate::backend::put_text;
 use crate::backend::values::{check_values, is_checked, make_harmless};
+use crate::cuda::builtin;
 use crate::cuda::driver::{CudaError, Stream};
-use crate::cuda::loaded::{Layouts, Loaded, Set};
+use crate::cuda::loaded::{Forward, Layouts, Loaded, Set};
+use crate::cuda::moves::{HostPart, HostParts, Moves, part_of};
 use crate::cuda::regions::{Regions, Slot};
-use crate::model::Tensor;
 use crate::wire::BatchRequest;
 
 /// Results up to so many bytes are copied on the stream that computes: an event and a second stream
 /// would cost more than what they overlap.
 const SMALL_OUTPUT_BYTES: u64 = 64 << 10;
 
-/// Between seeing a batch run and seeing it done, at most, if its end was watched.
-const WATCHED_NS: u64 = 15_000;
-
 /// Why a batch was not queued.
 pub(super) enum Refusal {
-    /// Its requests' fault, or its time's.
+    /// Its requests' fault, or its time's; nothing of it was queued.
     Status(Status),
-    /// CUDA's.
+    /// CUDA's; half of it may be queued.
     Cuda(CudaError),
-}
-
-impl Refusal {
-    pub(super) fn status(&self) -> Status {
-        match self {
-            Refusal::Status(status) => *status,
-            Refusal::Cuda(error) => {
-                tracing::error!("batch refused: {error}");
-                Status::ExecutorMemory
-            }
-        }
-    }
 }
 
 impl From<CudaError> for Refusal {
@@ -84,13 +69,11 @@ pub(super) fn launch(
     let marks = &gpulet.marks[flight.set];
     let alone = gpulet.flights.is_empty();
     let inward = if alone { &gpulet.compute } else { &gpulet.copy_in };
-    let mut first_row = 0;
-    for (index, request) in requests.iter().enumerate() {
-        let place = locate(regions, loaded, request, first_row).map_err(broken)?;
-        copy_in(loaded, set, &place, index, flight, inward)?;
-        first_row += place.rows;
-    }
-    copy_checked(loaded, set, u64::from(command.rows), inward)?;
+    marks.begun.record(inward)?;
+    let batch = Batch { regions, loaded, set, requests };
+    // Before anything is queued, so that a broken command leaves nothing behind.
+    batch.check().map_err(broken)?;
+    batch.take_in(&gpulet.moves, flight, inward)?;
     if !alone {
         marks.copied_in.record(inward)?;
         gpulet.compute.after(&marks.copied_in)?;
@@ -99,7 +82,12 @@ pub(super) fn launch(
         // SAFETY: a live graph over this set, of which this is the only batch.
         unsafe { gpulet.compute.launch(graphs[flight.set].exec()) }?;
     } else {
-        run_eagerly(regions, loaded, set, flight, &gpulet.compute)?;
+        match &loaded.forward {
+            Forward::Module(placed) => {
+                run_eagerly(&batch, placed, flight, &gpulet.compute)?;
+            }
+            _ => builtin::run(loaded, set, command.rows, &gpulet.compute)?,
+        }
     }
     let row_bytes: u64 = loaded.model.outputs.iter().map(|tensor| tensor.row_bytes).sum();
     let outward = if row_bytes * u64::from(command.rows) <= SMALL_OUTPUT_BYTES {
@@ -109,14 +97,7 @@ pub(super) fn launch(
         gpulet.copy_out.after(&marks.computed)?;
         &gpulet.copy_out
     };
-    let mut first_row = 0;
-    for (index, request) in requests.iter().enumerate() {
-        let place = locate(regions, loaded, request, first_row).map_err(broken)?;
-        if flight.report.statuses[index] == ok() {
-            copy_out(loaded, set, &place, index, flight, outward)?;
-        }
-        first_row += place.rows;
-    }
+    batch.give_out(&gpulet.moves, flight, outward)?;
     marks.done.record(outward)?;
 
     if let Some(last) = gpulet.flights.back() {
@@ -131,7 +112,7 @@ pub(super) fn finish(
     regions: &Regions,
     instances: &mut HashMap<u32, Box<Loaded>>,
     flight: &mut Flight,
-    now_ns: u64,
+    taken_ns: u64,
 ) {
     let command = flight.command;
     let Some(loaded) = instances.get_mut(&command.instance) else { return };
@@ -157,20 +138,8 @@ pub(super) fn finish(
         }
     }
     let typical_ns = &mut loaded.lanes[command.gpulet as usize].sizes[flight.size].typical_ns;
-    let seen_ns = (flight.running_ns > flight.begin_ns).then_some(flight.running_ns);
-    *typical_ns = estimate(*typical_ns, flight.begin_ns, seen_ns, now_ns);
-}
-
-/// What batches of a size take, after one that began at `begin_ns`, was last seen running at `seen_ns`
-/// and was seen done at `now_ns`.
-fn estimate(typical_ns: u64, begin_ns: u64, seen_ns: Option<u64>, now_ns: u64) -> u64 {
-    match seen_ns {
-        // A nap that was too long would confirm itself: only an end that was watched tells the time.
-        Some(seen_ns) if now_ns - seen_ns <= WATCHED_NS => {
-            typical_ns - typical_ns / 8 + now_ns.saturating_sub(begin_ns) / 8
-        }
-        _ => typical_ns - typical_ns / 16,
-    }
+    // Half a dozen batches forget a single slow one.
+    *typical_ns = *typical_ns - *typical_ns / 8 + taken_ns / 8;
 }
 
 fn ok() -> u8 {
@@ -194,136 +163,159 @@ fn locate(
     Ok(Place { slot, layout, first_row, rows: u64::from(request.rows) })
 }
 
-/// Queues the copies of one request's inputs; those that are to be checked only go to the set's
-/// host memory.
-fn copy_in(
-    loaded: &Loaded,
-    set: &Set,
-    place: &Place,
-    index: usize,
-    flight: &mut Flight,
-    stream: &Stream,
-) -> Result<(), CudaError> {
-    let Layouts { device, host } = &set.layouts;
-    let batch = device.inputs().iter().zip(host.inputs());
-    let slots = place.layout.inputs().iter().zip(batch);
-    for (tensor, (slot, (device, host))) in loaded.model.inputs.iter().zip(slots) {
-        let before = place.first_row * tensor.row_bytes;
-        let to = set.device.address() + device.offset + before;
-        let bytes = slot.bytes as usize;
-        let checked = is_checked(tensor.dtype.0);
-        // SAFETY: the extents lie in the slot and, for rows below `max_batch`, in the set's two
-        // memories; nothing else uses this set until the batch is done.
-        unsafe {
-            let from = place.slot.data.add(slot.offset as usize);
-            if place.slot.device.is_some() && !checked {
-                stream.copy_in(from, to, bytes)?;
-                continue;
-            }
-            let host = set.host.data().add((host.offset + before) as usize);
-            host.copy_from_nonoverlapping(from, bytes);
-            flight.report.input_bytes_copied += slot.bytes;
-            if !checked {
-                stream.copy_in(host, to, bytes)?;
-                continue;
-            }
-            let private = Part { data: host, bytes };
-            if let Err(text) = check_values(tensor, private) {
-                make_harmless(tensor, private);
-                flight.report.statuses[index] = Status::ModelError as i32 as u8;
-                write_error(place, &text);
-            }
-        }
-    }
-    Ok(())
+/// A batch that is being queued.
+struct Batch<'a> {
+    regions: &'a Regions,
+    loaded: &'a Loaded,
+    set: &'a Set,
+    requests: &'a [BatchRequest],
 }
 
-/// Queues the copies of inputs that were checked, each in one piece.
-fn copy_checked(loaded: &Loaded, set: &Set, rows: u64, stream: &Stream) -> Result<(), CudaError> {
-    let Layouts { device, host } = &set.layouts;
-    let batch = device.inputs().iter().zip(host.inputs());
-    for (tensor, (device, host)) in loaded.model.inputs.iter().zip(batch) {
-        if is_checked(tensor.dtype.0) {
-            let bytes = (tensor.row_bytes * rows) as usize;
-            // SAFETY: as in `copy_in`.
+impl Batch<'_> {
+    fn check(&self) -> Result<(), &'static str> {
+        self.requests
+            .iter()
+            .try_for_each(|request| locate(self.regions, self.loaded, request, 0).map(drop))
+    }
+
+    /// Its requests' places, in order.
+    fn places(&self) -> impl Iterator<Item = (usize, Place)> + '_ {
+        let mut first_row = 0;
+        self.requests.iter().enumerate().filter_map(move |(index, request)| {
+            let place = locate(self.regions, self.loaded, request, first_row).ok()?;
+            first_row += place.rows;
+            Some((index, place))
+        })
+    }
+
+    /// Queues all inputs to the device. What the device cannot read in its slot, and what is to be
+    /// checked, is copied to the set's host memory first.
+    fn take_in(
+        &self,
+        moves: &Moves,
+        flight: &mut Flight,
+        stream: &Stream,
+    ) -> Result<(), CudaError> {
+        let Layouts { device, host } = &self.set.layouts;
+        for (index, tensor) in self.loaded.model.inputs.iter().enumerate() {
+            let mut parts = HostParts::new();
+            for (request, place) in self.places() {
+                let extent = place.layout.inputs()[index];
+                let checked = is_checked(tensor.dtype.0);
+                let part = match place.slot_part(&extent) {
+                    Some(part) if !checked => part,
+                    _ => {
+                        let before = place.first_row * tensor.row_bytes;
+                        let offset = host.inputs()[index].offset + before;
+                        let part = self.set.host_part(offset, extent.bytes as usize);
+                        flight.report.input_bytes_copied += extent.bytes;
+                        // SAFETY: the extents lie in the slot and, for rows below `max_batch`, in
+                        // the set's host memory, which nothing else uses until the batch is done.
+                        let right = unsafe {
+                            let from = place.slot.data.add(extent.offset as usize);
+                            part.host.copy_from_nonoverlapping(from, part.bytes);
+                            check_values(tensor, part_of(&part))
+                        };
+                        if let Err(text) = right {
+                            // SAFETY: as above.
+                            unsafe { make_harmless(tensor, part_of(&part)) };
+                            flight.report.statuses[request] = Status::ModelError as i32 as u8;
+                            write_error(&place, &text);
+                        }
+                        part
+                    }
+                };
+                parts.push(part);
+            }
+            let into = self.set.device.address() + device.inputs()[index].offset;
+            // SAFETY: slots stay mapped and the set stays this batch's until it is done; the place on
+            // the device has room for `max_batch` rows.
             unsafe {
-                let from = set.host.data().add(host.offset as usize);
-                stream.copy_in(from, set.device.address() + device.offset, bytes)?;
+                match &self.loaded.pictures[index] {
+                    Some(spec) => moves.pictures(stream, &parts, into, spec)?,
+                    None => moves.inward(stream, &parts, into)?,
+                }
             }
         }
+        Ok(())
     }
-    Ok(())
+
+    /// Queues all results: to slots, or to the set's host memory where the device cannot write the
+    /// slot or the request has failed already.
+    fn give_out(
+        &self,
+        moves: &Moves,
+        flight: &mut Flight,
+        stream: &Stream,
+    ) -> Result<(), CudaError> {
+        let Layouts { device, host } = &self.set.layouts;
+        for (index, tensor) in self.loaded.model.outputs.iter().enumerate() {
+            let mut parts = HostParts::new();
+            for (request, place) in self.places() {
+                let extent = place.layout.outputs()[index];
+                let failed = flight.report.statuses[request] != ok();
+                let part = match place.slot_part(&extent) {
+                    Some(part) if !failed => part,
+                    slot => {
+                        if slot.is_none() && !failed {
+                            flight.report.output_bytes_copied += extent.bytes;
+                            flight.staged |= 1 << request;
+                        }
+                        let before = place.first_row * tensor.row_bytes;
+                        let offset = host.outputs()[index].offset + before;
+                        self.set.host_part(offset, extent.bytes as usize)
+                    }
+                };
+                parts.push(part);
+            }
+            let from = self.set.device.address() + device.outputs()[index].offset;
+            // SAFETY: as in `take_in`.
+            unsafe { moves.outward(stream, from, &parts) }?;
+        }
+        Ok(())
+    }
+}
+
+impl Place {
+    /// A tensor in the slot, if the device can reach it there.
+    fn slot_part(&self, extent: &Extent) -> Option<HostPart> {
+        // SAFETY: the layout lies inside the slot.
+        let host = unsafe { self.slot.data.add(extent.offset as usize) };
+        let device = self.slot.device? + extent.offset;
+        Some(HostPart { host, device, bytes: extent.bytes as usize })
+    }
 }
 
 fn run_eagerly(
-    regions: &Regions,
-    loaded: &Loaded,
-    set: &Set,
+    batch: &Batch<'_>,
+    placed: &Placed,
     flight: &mut Flight,
     stream: &Stream,
 ) -> Result<(), CudaError> {
+    let Batch { loaded, set, .. } = batch;
     let rows = flight.command.rows;
     let all = (set.inputs(&loaded.inputs, rows), set.outputs(&loaded.outputs, rows));
     // SAFETY: live device memory of this set, and a live stream.
-    if unsafe { loaded.placed.run(stream.raw(), &all.0, &all.1) }.is_ok() {
+    if unsafe { placed.run(stream.raw(), &all.0, &all.1) }.is_ok() {
         return Ok(());
     }
     stream.is_idle()?;
     // One bad request fails them all, so each is asked on its own, where it lies in the batch.
-    let mut first_row = 0;
-    let command = flight.command;
-    for (index, request) in requests(&command).unwrap_or_default().iter().enumerate() {
-        let part = |tensors: &[DeviceTensor], of: &[Tensor]| -> Vec<DeviceTensor> {
-            let shift = |(tensor, of): (&DeviceTensor, &Tensor)| {
-                let mut part = *tensor;
-                part.address += first_row * of.row_bytes;
-                part.dims[0] = request.rows as usize;
-                part
-            };
-            tensors.iter().zip(of).map(shift).collect()
+    for (index, place) in batch.places() {
+        let part = |tensor: &DeviceTensor| {
+            let mut part = *tensor;
+            part.address += place.first_row * (tensor.bytes().unwrap_or(0) / u64::from(rows));
+            part.dims[0] = place.rows as usize;
+            part
         };
-        let inputs = part(&all.0, &loaded.model.inputs);
-        let outputs = part(&all.1, &loaded.model.outputs);
+        let inputs: Vec<DeviceTensor> = all.0.iter().map(part).collect();
+        let outputs: Vec<DeviceTensor> = all.1.iter().map(part).collect();
         // SAFETY: parts of the above.
-        if let Err(error) = unsafe { loaded.placed.run(stream.raw(), &inputs, &outputs) } {
+        if let Err(error) = unsafe { placed.run(stream.raw(), &inputs, &outputs) } {
             stream.is_idle()?;
             tracing::debug!(model = loaded.model.name, "{error}");
             flight.report.statuses[index] = Status::ModelError as i32 as u8;
-            if let Ok(place) = locate(regions, loaded, request, first_row) {
-                write_error(&place, &error.to_string());
-            }
-        }
-        first_row += u64::from(request.rows);
-    }
-    Ok(())
-}
-
-/// Queues the copies of one request's results, to its slot or to the set's host memory.
-fn copy_out(
-    loaded: &Loaded,
-    set: &Set,
-    place: &Place,
-    index: usize,
-    flight: &mut Flight,
-    stream: &Stream,
-) -> Result<(), CudaError> {
-    let Layouts { device, host } = &set.layouts;
-    let batch = device.outputs().iter().zip(host.outputs());
-    let slots = place.layout.outputs().iter().zip(batch);
-    for (tensor, (slot, (device, host))) in loaded.model.outputs.iter().zip(slots) {
-        let before = place.first_row * tensor.row_bytes;
-        let from = set.device.address() + device.offset + before;
-        // SAFETY: as in `copy_in`.
-        unsafe {
-            let to = match place.slot.device {
-                Some(_) => place.slot.data.add(slot.offset as usize),
-                None => {
-                    flight.report.output_bytes_copied += slot.bytes;
-                    flight.staged |= 1 << index;
-                    set.host.data().add((host.offset + before) as usize)
-                }
-            };
-            stream.copy_out(from, to, slot.bytes as usize)?;
+            write_error(&place, &error.to_string());
         }
     }
     Ok(())
@@ -334,24 +326,4 @@ fn write_error(place: &Place, text: &str) {
     let room = place.slot.bytes - output.offset as usize;
     // SAFETY: the layout put at least one byte of output at `offset`, inside the slot.
     unsafe { put_text(NonNull::add(place.slot.data, output.offset as usize), room, text) };
-}
-
-#[cfg(test)]
-mod tests {
-    use super::estimate;
-
-    #[test]
-    fn an_end_that_was_slept_through_shortens_the_estimate() {
-        let mut typical_ns = 4_000_000;
-        for _ in 0..100 {
-            // Done after 800 us; woken 25 us before the estimate, 40 us late.
-            let woken_ns = typical_ns + 15_000;
-            typical_ns = if woken_ns > 800_000 {
-                estimate(typical_ns, 0, None, woken_ns)
-            } else {
-                estimate(typical_ns, 0, Some(795_000), 801_000)
-            };
-        }
-        assert!((700_000..820_000).contains(&typical_ns), "{typical_ns}");
-    }
 }
