@@ -12,9 +12,7 @@ struct F32ToF16 {
   __device__ u16 operator()(float value) const {
     u32 bits = __float_as_uint(value);
     if (is_nan(bits)) return (bits >> 16 & 0x8000) | 0x7e00 | (bits >> 13 & 0x3ff);
-    u16 half;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(value));
-    return half;
+    return to_f16(value);
   }
 };
 
@@ -30,9 +28,7 @@ struct F16ToF32 {
   __device__ float operator()(u16 half) const {
     u32 sign = (half & 0x8000u) << 16, payload = half & 0x3ffu;
     if ((half & 0x7fffu) > 0x7c00u) return __uint_as_float(sign | 0x7fc00000 | payload << 13);
-    float value;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(half));
-    return value;
+    return from_f16(half);
   }
 };
 

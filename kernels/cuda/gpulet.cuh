@@ -5,6 +5,8 @@
 // side asserts the size. Addresses are device-accessible: device memory, or mapped host memory.
 #pragma once
 
+#include <ptx.cuh>
+
 typedef unsigned char u8;
 typedef unsigned short u16;
 typedef unsigned int u32;
@@ -40,12 +42,6 @@ __device__ inline u32 part_of(const Parts& parts, u32 tile) {
     }
   }
   return low;
-}
-
-__device__ inline u64 now_ns() {
-  u64 now;
-  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
-  return now;
 }
 
 __device__ inline u64 least(u64 a, u64 b) { return a < b ? a : b; }

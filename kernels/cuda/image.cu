@@ -53,7 +53,7 @@ __device__ inline void normalise(const Pictures& it, const u8* bytes, u64 pictur
 extern "C" __global__ void __launch_bounds__(THREADS)
 gather_image(const __grid_constant__ Pictures it) {
   // Room to lie as far from alignment as the source, so that both are copied in wide words.
-  __shared__ alignas(16) u8 held[TILE_PIXELS * CHANNELS_MAX + 16];
+  alignas(16) __shared__ u8 held[TILE_PIXELS * CHANNELS_MAX + 16];
   const Parts& parts = it.parts;
   u32 tiles = parts.first_tile[parts.count];
   for (u32 tile = blockIdx.x; tile < tiles; tile += gridDim.x) {

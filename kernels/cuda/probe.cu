@@ -17,12 +17,8 @@ static_assert(sizeof(Probe) == 16, "twin");
 extern "C" __global__ void __launch_bounds__(PROBE_THREADS)
 probe(const __grid_constant__ Probe it) {
   if (threadIdx.x == 0) {
-    u32 multiprocessor;
-    asm volatile("mov.u32 %0, %%smid;" : "=r"(multiprocessor));
-    u32 word = multiprocessor / 32;
-    if (word < it.words) {
-      atomicOr(reinterpret_cast<u32*>(it.bitmap) + word, 1u << multiprocessor % 32);
-    }
+    u32 number = multiprocessor(), word = number / 32;
+    if (word < it.words) atomicOr(reinterpret_cast<u32*>(it.bitmap) + word, 1u << number % 32);
     u64 since = now_ns();
     while (now_ns() - since < it.stay_ns) {
     }

@@ -16,7 +16,8 @@ macro_rules! sources {
     };
 }
 
-const SOURCES: [Source; 8] = sources![
+const SOURCES: [Source; 9] = sources![
+    "ptx.cuh",
     "gpulet.cuh",
     "float.cuh",
     "move.cu",
