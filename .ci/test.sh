@@ -19,6 +19,10 @@ cargo fmt --all -- --check
 step "lints"
 cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
 
+step "NVRTC, for the kernels of GPUs"
+GPULET_NVRTC=$(realpath "$(kernels/fetch-nvrtc.sh "$third_party/nvrtc-13.0")")
+export GPULET_NVRTC GPULET_REQUIRE_NVRTC=1
+
 step "the workspace, on Debian's libtorch"
 cargo build --locked --workspace --all-targets --quiet
 cargo test --locked --workspace
