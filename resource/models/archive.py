@@ -27,11 +27,15 @@ class ModelError(Exception):
 
 @dataclass(frozen=True)
 class Tensor:
-    """One declared input or output; shape[0] is -1, the batch dimension."""
+    """One declared input or output; shape[0] is -1, the batch dimension.
+
+    range: lowest and highest value of an input of i64 or i32, where not all of them are allowed.
+    """
 
     name: str
     dtype: str
     shape: tuple
+    range: tuple = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,8 @@ def write_settings(folder, settings, inputs, outputs):
                 f'dtype = "{tensor.dtype}"',
                 f"shape = [{shape}]",
             ]
+            if tensor.range:
+                lines.append(f"range = [{tensor.range[0]}, {tensor.range[1]}]")
     text = "\n".join(lines) + "\n"
     path = folder / "model.toml"
     if not path.is_file() or path.read_text(encoding="utf-8") != text:

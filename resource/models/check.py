@@ -33,6 +33,7 @@ DEFAULT_FOLDERS = (HERE, HERE.parent.parent / "target" / "models")
 KEYS = {"slo_ms": float, "max_batch": int, "warmup_count": int,
         "input": list, "output": list}
 TENSOR_KEYS = {"name": str, "dtype": str, "shape": list}
+INPUT_OPTIONS = {"range": list}
 ROW_COUNTS = (1, 2, 5)
 LEAST_DEVIATION = 1e-3
 LEAST_ACCURACY = 0.97
@@ -47,12 +48,14 @@ def require(holds, message):
         raise ModelError(message)
 
 
-def check_keys(table, keys, where):
-    """Exactly these keys, each of its type."""
-    require(set(table) == set(keys), f"{where}: keys are {sorted(table)}, must be {sorted(keys)}")
-    for key, kind in keys.items():
-        require(type(table[key]) is kind, f"{where}: {key} must be a {kind.__name__},"
-                                          f" is {table[key]!r}")
+def check_keys(table, keys, where, options=None):
+    """Exactly these keys, and any of the options, each of its type."""
+    options = options or {}
+    require(set(table) - set(options) == set(keys),
+            f"{where}: keys are {sorted(table)}, must be {sorted(keys)}")
+    for key, kind in {**keys, **options}.items():
+        require(key not in table or type(table[key]) is kind,
+                f"{where}: {key} must be a {kind.__name__}, is {table.get(key)!r}")
 
 
 def read_settings(path):
@@ -69,13 +72,18 @@ def read_settings(path):
         tensors = []
         for index, entry in enumerate(table[kind]):
             where = f"{path.name}: {kind}[{index}]"
-            check_keys(entry, TENSOR_KEYS, where)
+            check_keys(entry, TENSOR_KEYS, where, INPUT_OPTIONS if kind == "input" else None)
             shape = entry["shape"]
+            bounds = entry.get("range", [0, 0])
+            require(len(bounds) == 2 and all(type(bound) is int for bound in bounds)
+                    and bounds[0] <= bounds[1],
+                    f"{where}: range must be a lowest and a highest value, is {bounds}")
             require(entry["dtype"] in TORCH_DTYPES, f"{where}: unknown dtype {entry['dtype']!r}")
             require(shape[:1] == [-1] and all(type(extent) is int and extent > 0
                                               for extent in shape[1:]),
                     f"{where}: shape must be -1 and then positive extents, is {shape}")
-            tensors.append(Tensor(entry["name"], entry["dtype"], tuple(shape)))
+            tensors.append(Tensor(entry["name"], entry["dtype"], tuple(shape),
+                                  tuple(bounds) if "range" in entry else None))
         kinds.append(tuple(tensors))
     return kinds[0], kinds[1], path.parent / table["file"] if source == "file" else None
 

@@ -111,10 +111,11 @@ class Recipe:
 
 
 def sample_of(tensor, rows, generator):
-    """Random values for one declared input: ids for i64, a smooth field plus noise for images."""
+    """Random values for one declared input: ids in its range, a smooth field plus noise for images."""
     shape = tuple(tensor.shape[1:])
-    if tensor.dtype == "i64":
-        return torch.randint(0, BERT_VOCABULARY, (rows, *shape), generator=generator)
+    if tensor.range:
+        lowest, highest = tensor.range
+        return torch.randint(lowest, highest + 1, (rows, *shape), generator=generator)
     noise = torch.randn(rows, *shape, generator=generator)
     if len(shape) != 3:
         return noise
@@ -166,7 +167,8 @@ def zoo():
         "mnasnet1_0": vision(62, lambda: nets.mnasnet1_0(weights=None)),
         "mobilenet_v2": vision(64, lambda: nets.mobilenet_v2(weights=None)),
         "densenet161": vision(202, lambda: nets.densenet161(weights=None)),
-        "bert": Recipe(22, Bert, (Tensor("ids", "i64", (-1, BERT_TOKENS)),),
+        "bert": Recipe(22, Bert, (Tensor("ids", "i64", (-1, BERT_TOKENS),
+                                         (0, BERT_VOCABULARY - 1)),),
                        (Tensor("hidden", "f32", (-1, BERT_TOKENS, 768)),
                         Tensor("pooled", "f32", (-1, 768)))),
         "crepe": Recipe(4, crepe.build, (Tensor("samples", "f32", (-1, crepe.FRAME_SAMPLES)),),
