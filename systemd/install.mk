@@ -29,10 +29,11 @@ CONFIG = $(SYSCONFDIR)/gpulet/gpuletd.toml
 INSTALL_PROGRAMS = $(addprefix $(BUILD)/,gpuletd gpuletctl gpulet-executor)
 INSTALL_MODELS = digits echo null
 INSTALL_CLIENT = $(CLIENT_LIB)/libgpulet.so.0 $(CLIENT_LIB)/libgpulet.a
-INSTALL_SHIM = $(BUILD)/libgpulet_torch.so
+INSTALL_SHIMS = $(BUILD)/libgpulet_torch.so $(BUILD)/libgpulet_torch_cuda.so
 
-# The shim exists only where libtorch was found: without it the daemon serves built-in models.
-installed_shim = $(wildcard $(INSTALL_SHIM))
+# The shims exist only where libtorch was found, the second where it has CUDA: without any the daemon
+# serves built-in models.
+installed_shims = $(wildcard $(INSTALL_SHIMS))
 
 .PHONY: install uninstall
 
@@ -43,14 +44,14 @@ install: $(INSTALL_PROGRAMS) $(INSTALL_CLIENT)
 	$(INSTALL) -m 755 $(BUILD)/gpulet-executor $(DESTDIR)$(PRIVATEDIR)/
 	$(STRIP) --strip-unneeded $(addprefix $(DESTDIR),$(BINDIR)/gpuletd $(BINDIR)/gpuletctl \
 		$(PRIVATEDIR)/gpulet-executor)
-ifneq ($(installed_shim),)
-	$(INSTALL) -m 644 $(INSTALL_SHIM) $(DESTDIR)$(PRIVATEDIR)/
+ifneq ($(installed_shims),)
+	$(INSTALL) -m 644 $(installed_shims) $(DESTDIR)$(PRIVATEDIR)/
 endif
 	DESTDIR=$(DESTDIR) ffi/client/install-lib.sh $(CLIENT_LIB) $(PREFIX) $(LIBDIR)
 	sed -e 's,@bindir@,$(BINDIR),g' -e 's,@sysconfdir@,$(SYSCONFDIR),g' \
 		systemd/gpuletd.service.in >$(DESTDIR)$(UNITDIR)/gpuletd.service
 	chmod 644 $(DESTDIR)$(UNITDIR)/gpuletd.service
-	$(INSTALL) -m 644 systemd/gpuletd.socket $(DESTDIR)$(UNITDIR)/
+	$(INSTALL) -m 644 systemd/gpuletd.socket systemd/gpulet-mps.service $(DESTDIR)$(UNITDIR)/
 	$(INSTALL) -m 644 systemd/sysusers.d/gpulet.conf $(DESTDIR)$(SYSUSERSDIR)/
 	$(INSTALL) -m 644 systemd/tmpfiles.d/gpulet.conf $(DESTDIR)$(TMPFILESDIR)/
 	test -e $(DESTDIR)$(CONFIG) || \
@@ -78,7 +79,7 @@ endif
 
 uninstall:
 	rm -f $(addprefix $(DESTDIR),$(BINDIR)/gpuletd $(BINDIR)/gpuletctl \
-		$(UNITDIR)/gpuletd.service $(UNITDIR)/gpuletd.socket \
+		$(UNITDIR)/gpuletd.service $(UNITDIR)/gpuletd.socket $(UNITDIR)/gpulet-mps.service \
 		$(SYSUSERSDIR)/gpulet.conf $(TMPFILESDIR)/gpulet.conf \
 		$(PREFIX)/include/gpulet.h $(PREFIX)/include/gpulet.hpp \
 		$(LIBDIR)/libgpulet.so $(LIBDIR)/libgpulet.so.0 $(LIBDIR)/libgpulet.a \

@@ -8,6 +8,14 @@ socket=/run/gpulet/gpuletd.sock
 refused_status=3
 config_status=78
 
+# There is no GPU here: a program that behaves as MPS's control program stands in for it, and keeps
+# what it is told where the real one keeps its logs.
+write_control_program() {
+    sed "s,@STATE@,/run/gpulet/mps/log," "$repository/daemon/tests/fixtures/mps-control.sh" \
+        >"$root/usr/bin/nvidia-cuda-mps-control" &&
+        chmod 755 "$root/usr/bin/nvidia-cuda-mps-control"
+}
+
 # Before the boot: two users, a model that takes its time, and a client built against what was
 # installed.
 prepare_root() {
@@ -17,6 +25,7 @@ prepare_root() {
         cp -a "$root/usr/share/gpulet/models/echo" "$root/srv/models" &&
         cp -a "$root/usr/share/gpulet/models/digits" "$root/srv/torch" &&
         write_slow_model "$root/srv/models/slow" "$root/srv/profiles" &&
+        write_control_program &&
         PKG_CONFIG_SYSROOT_DIR=$root PKG_CONFIG_LIBDIR=$root/usr/lib/pkgconfig build_client
 }
 
@@ -122,16 +131,20 @@ is_refused() {
 
 units_verify_clean() {
     local output
-    output=$(inside systemd-analyze verify --man=no gpuletd.service gpuletd.socket 2>&1)
+    output=$(inside systemd-analyze verify --man=no gpuletd.service gpuletd.socket \
+        gpulet-mps.service 2>&1)
     local status=$?
     echo "$output"
     [ "$status" -eq 0 ] && [ -z "$output" ]
 }
 
 exposure_is_low() {
-    inside systemd-analyze security --no-pager --offline=true --threshold=25 gpuletd.service |
-        tail -n 1
-    return "${PIPESTATUS[0]}"
+    local unit
+    for unit in gpuletd.service gpulet-mps.service; do
+        inside systemd-analyze security --no-pager --offline=true --threshold=25 "$unit" |
+            tail -n 1
+        [ "${PIPESTATUS[0]}" -eq 0 ] || return 1
+    done
 }
 
 example_config_is_right() {
@@ -283,6 +296,32 @@ leaves_no_socket() {
     inside systemctl stop gpuletd.socket gpuletd.service && ! inside test -e "$socket"
 }
 
+# --- MPS ---
+
+mps_property() {
+    inside systemctl show --property="$1" --value gpulet-mps.service
+}
+
+# ask_mps COMMAND, as gpuletd asks.
+ask_mps() {
+    inside runuser -u gpulet -- env CUDA_MPS_PIPE_DIRECTORY=/run/gpulet/mps/pipe \
+        /bin/sh -c "echo $1 | nvidia-cuda-mps-control"
+}
+
+mps_runs_beside_the_daemon() {
+    inside systemctl start gpulet-mps.service && wait_until 10 ask_mps get_server_list || return 1
+    inside stat -c '%n %U %a' /run/gpulet /run/gpulet/mps/pipe /run/gpulet/mps/log
+    [ "$(inside stat -c %U:%a /run/gpulet/mps/pipe)" = gpulet:700 ] &&
+        [ "$(inside stat -c %a /run/gpulet)" = 755 ] &&
+        wait_until 15 answers alice
+}
+
+mps_stops_when_told() {
+    inside systemctl stop gpulet-mps.service
+    [ "$(mps_property Result)" = success ] && [ "$(mps_property ExecMainStatus)" -eq 0 ] &&
+        ! inside test -e /run/gpulet/mps/pipe && inside test -S "$socket"
+}
+
 # --- coming and going ---
 
 enables_both() {
@@ -322,6 +361,8 @@ run_checks() {
     check "with the socket, kill -9 is followed by a restart" comes_back KILL 15
     check "clients get answers again" answers alice
     check "the socket outlives the service" socket_outlives_service
+    check "MPS runs as a unit of its own beside it" mps_runs_beside_the_daemon
+    check "it stops when it is told to, and leaves the socket alone" mps_stops_when_told
     check "a stopped socket leaves no file" leaves_no_socket
     if [ "${#binds[@]}" -gt 0 ]; then
         check "libtorch runs in the sandbox" torch_runs
