@@ -11,6 +11,9 @@
 //! | `status`     | the daemon's state                                          |
 //! | `models`     | the daemon's models                                         |
 //! | `devices`    | the GPUs there are                                          |
+//! | `schedule`   | a plan, from the published files                            |
+//! | `plan_check` | what is wrong with a plan                                   |
+//! | `published`  | the published files on a command line                       |
 //! | `pages`      | man pages and completions                                   |
 //! | `manual`     | what these and the help say beyond flags                    |
 //! | `control`    | asking the daemon for its state                             |
@@ -26,7 +29,10 @@ mod latency;
 mod manual;
 mod models;
 mod pages;
+mod plan_check;
+mod published;
 mod run;
+mod schedule;
 mod status;
 mod table;
 mod values;
@@ -60,6 +66,8 @@ enum Command {
     Models(models::Models),
     Devices(devices::Devices),
     Check(check::Check),
+    Schedule(schedule::Schedule),
+    PlanCheck(plan_check::PlanCheck),
     Completions(pages::Completions),
     Man(pages::ManPages),
 }
@@ -86,6 +94,8 @@ pub fn main() -> ExitCode {
         Command::Models(models) => models.run(socket),
         Command::Devices(devices) => devices.run(),
         Command::Check(check) => check.run(),
+        Command::Schedule(schedule) => schedule.run(),
+        Command::PlanCheck(check) => check.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),
     };

@@ -12,8 +12,22 @@ const COLUMNS_MAX: usize = 104;
 /// Words that the ancestors gave several meanings each.
 const BANNED: [&str; 8] = ["task", "node", "job", "proxy", "worker", "manager", "util", "common"];
 /// Names that others gave, and that we cannot but use.
-const FOREIGN: [&str; 5] =
-    ["util-linux", "c10/util", "tracing_subscriber::util", "/task", "XXXXXX"];
+const FOREIGN: [&str; 13] = [
+    "util-linux",
+    "c10/util",
+    "tracing_subscriber::util",
+    "/task",
+    "XXXXXX",
+    // Published files of the planner, and their options.
+    "interference_util_file",
+    "UTIL.CSV",
+    "task-config",
+    "task_config",
+    "tasks.csv",
+    "proxy-config",
+    "proxy_config",
+    "proxy_id",
+];
 /// Files about a library whose own word is banned here: iceoryx2's and TorchScript's graph nodes.
 const ABOUT_NODES: [&str; 2] = ["bench/src/floor/iceoryx.rs", "ffi/torch/shim/signature.h"];
 /// Marks of unfinished work; put together here so that this file does not carry them.

@@ -7,6 +7,10 @@
 //! - [`profile`]: how long a batch of so many rows takes on one gpulet.
 //! - [`queue`]: the requests that wait for one model, earliest deadline first.
 //! - [`policy`]: admit or refuse a request; expire, wait, or close a batch.
+//! - [`problem`]: devices with their profiles, models with their demands; [`published`] reads it
+//!   from the published files.
+//! - [`search`]: policies that make a [`plan`]; [`check`] looks at it independently, [`bound`]
+//!   says how few devices could do.
 //!
 //! A dispatcher's turn for one model, with an executor that is free:
 //!
@@ -47,8 +51,19 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bound;
+pub mod check;
+pub mod demand;
+pub mod input;
+pub mod interference;
+pub mod plan;
 pub mod policy;
+pub mod problem;
 pub mod profile;
+pub mod published;
 pub mod queue;
+pub mod search;
+pub mod table;
+pub mod why;
 
 mod correction;

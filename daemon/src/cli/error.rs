@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use gpulet_abi::status::Status;
+use gpulet_plan::input::InputError;
+use gpulet_plan::search::Infeasible;
 
 use crate::backend::{LoadError, OpenError, RunError};
 use crate::model::ModelError;
@@ -92,6 +94,12 @@ pub enum CtlError {
     /// It failed while running.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// An input of the planner is wrong.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// There is no plan.
+    #[error(transparent)]
+    Infeasible(#[from] Infeasible),
     /// Everything that `check` found, a line each.
     #[error("{}", .0.join("\n"))]
     Problems(Vec<String>),
@@ -112,11 +120,13 @@ impl CtlError {
             CtlError::Model(_)
             | CtlError::NoModel { .. }
             | CtlError::Load(_)
+            | CtlError::Input(_)
             | CtlError::Problems(_) => BAD_CONFIG,
             CtlError::Requests { .. }
             | CtlError::File { .. }
             | CtlError::Output(_)
             | CtlError::Kernel { .. }
+            | CtlError::Infeasible(_)
             | CtlError::Open(_)
             | CtlError::Gpu(_)
             | CtlError::Run(_) => FAILED,

@@ -1,0 +1,73 @@
+//! How few devices any plan can do with.
+
+use crate::problem::Problem;
+
+/// A fluid lower bound on the devices: every model split at will over its best gpulets, which
+/// are divisible, undisturbed, and share out time as well as memory without loss.
+///
+/// With several device types each request goes where it is cheapest. Two things are scarce on a
+/// device, share and memory; for any weights of the two a plan's cost is at least that of the
+/// cheapest gpulets, so the best weights give a bound that holds for time-shared gpulets too.
+#[must_use]
+pub fn fluid(problem: &Problem) -> f64 {
+    let choices = choices(problem);
+    let cost = |weight: f64| -> f64 {
+        let models = problem.models.iter().zip(&choices);
+        models
+            .map(|(model, choices)| {
+                let each = choices.iter().map(|it| weight * it.0 + (1.0 - weight) * it.1);
+                model.planned_rate * each.fold(f64::INFINITY, f64::min)
+            })
+            .sum()
+    };
+    // The cost is concave in the weight: ternary search finds its top, any point is a bound.
+    let (mut low, mut high) = (0.0, 1.0);
+    for _ in 0..40 {
+        let (left, right) = (low + (high - low) / 3.0, high - (high - low) / 3.0);
+        if cost(left) < cost(right) { low = left } else { high = right }
+    }
+    cost(low).max(cost(1.0))
+}
+
+/// Per model: parts of a device's share and memory that a request per second takes, for every
+/// gpulet that can meet its SLO and is best for some weights.
+fn choices(problem: &Problem) -> Vec<Vec<(f64, f64)>> {
+    (0..problem.models.len())
+        .map(|model| {
+            let mut choices = Vec::new();
+            for (device, kind) in problem.devices.iter().enumerate() {
+                for share in 0..kind.shares_pct.len() {
+                    choices.extend(choice(problem, device, model, share));
+                }
+            }
+            choices
+        })
+        .collect()
+}
+
+fn choice(problem: &Problem, device: usize, model: usize, share: usize) -> Option<(f64, f64)> {
+    let kind = &problem.devices[device];
+    let throughput = best_throughput(problem, device, model, share)?;
+    let memory_mb = kind.context_mb + problem.models[model].costs.memory_mb;
+    if memory_mb > kind.memory_mb {
+        return None;
+    }
+    let part_of_memory = memory_mb as f64 / kind.memory_mb as f64;
+    let part_of_share = f64::from(kind.shares_pct[share]) / 100.0;
+    Some((part_of_share / throughput, part_of_memory / throughput))
+}
+
+/// Most requests per second that an undisturbed gpulet serves within the SLO.
+#[must_use]
+pub fn best_throughput(
+    problem: &Problem,
+    device: usize,
+    model: usize,
+    share: usize,
+) -> Option<f64> {
+    (1..=problem.settings.batch_max)
+        .map(|batch| (batch, problem.planned_ms(device, model, share, batch, 1.0)))
+        .take_while(|&(_, ms)| 2.0 * ms <= problem.models[model].slo_ms)
+        .map(|(batch, ms)| f64::from(batch) * 1000.0 / ms)
+        .reduce(f64::max)
+}

@@ -1,0 +1,227 @@
+//! How much slower a batch runs because of what runs beside it on the same device.
+//!
+//! Both models are *separable*: whatever runs on another gpulet of the device emits a pressure,
+//! the pressures of all of them join into one number, and that number acts on a batch through
+//! the batch's own sensitivity. A search can so bound what a gpulet will suffer before it knows
+//! its neighbours. Models that take turns on one gpulet do not disturb each other.
+
+use crate::input::InputError;
+
+/// A batch of a model on a gpulet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Running {
+    /// Number of the model in the problem.
+    pub model: usize,
+    /// Rows of the batch.
+    pub batch: u32,
+    /// Share of the gpulet, percent.
+    pub share_pct: u32,
+}
+
+/// A model of interference.
+pub trait Interference: std::fmt::Debug + Send + Sync {
+    /// What a batch emits towards the other gpulets of its device; at least 0.
+    fn pressure(&self, emitter: Running) -> f64;
+
+    /// Two pressures together; commutative, and no smaller than either.
+    fn join(&self, pressure: f64, other: f64) -> f64;
+
+    /// Factor on the measured latency of `sufferer` under the joined pressure of all other
+    /// gpulets of the device: at least 1, and no smaller for a higher pressure. A gpulet that
+    /// is alone on its device has factor 1 and is not asked.
+    fn factor(&self, sufferer: Running, pressure: f64) -> f64;
+}
+
+/// Nothing disturbs anything.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Undisturbed;
+
+impl Interference for Undisturbed {
+    fn pressure(&self, _: Running) -> f64 {
+        0.0
+    }
+
+    fn join(&self, pressure: f64, other: f64) -> f64 {
+        pressure.max(other)
+    }
+
+    fn factor(&self, _: Running, _: f64) -> f64 {
+        1.0
+    }
+}
+
+/// Utilisation of one model by batch: rows of (batch, L2, DRAM), each of the two 0 to 1.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct UtilisationCurve {
+    points: Vec<(u32, f64, f64)>,
+}
+
+impl UtilisationCurve {
+    /// A curve through `points`: (batch, L2, DRAM), sorted here.
+    ///
+    /// # Errors
+    /// Says which rule the points break, for the reader to add where they are from.
+    pub fn new(mut points: Vec<(u32, f64, f64)>) -> Result<Self, String> {
+        points.sort_by_key(|&(batch, ..)| batch);
+        if points.is_empty() {
+            return Err("must have at least one batch".into());
+        }
+        if let Some(twice) = points.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            return Err(format!("batch {} must be given once", twice[0].0));
+        }
+        Ok(Self { points })
+    }
+
+    /// L2 and DRAM utilisation at `batch`: linear between the nearest points that are powers of
+    /// two (the published rule), constant beyond the outermost of them.
+    #[must_use]
+    pub fn at(&self, batch: u32) -> (f64, f64) {
+        let powers = || self.points.iter().filter(|point| point.0.is_power_of_two());
+        let below = powers().rfind(|point| point.0 <= batch);
+        let above = powers().find(|point| point.0 >= batch);
+        match (below, above) {
+            (Some(low), Some(high)) if high.0 > low.0 => {
+                let part = f64::from(batch - low.0) / f64::from(high.0 - low.0);
+                (low.1 + part * (high.1 - low.1), low.2 + part * (high.2 - low.2))
+            }
+            (Some(point), _) | (None, Some(point)) => (point.1, point.2),
+            (None, None) => (self.points[0].1, self.points[0].2),
+        }
+    }
+
+    /// (batch, L2, DRAM) in order of batch.
+    #[must_use]
+    pub fn points(&self) -> &[(u32, f64, f64)] {
+        &self.points
+    }
+}
+
+/// Weights of the published linear model.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LinearConstants {
+    /// Of the sufferer's L2 utilisation.
+    pub own_l2: f64,
+    /// Of the neighbour's L2 utilisation.
+    pub other_l2: f64,
+    /// Of the sufferer's DRAM utilisation.
+    pub own_dram: f64,
+    /// Of the neighbour's DRAM utilisation.
+    pub other_dram: f64,
+    /// Constant term.
+    pub constant: f64,
+}
+
+/// The published linear model: utilisations scaled by the share, weighted, plus a constant, at
+/// least 1; of several neighbours the one that disturbs most counts.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    constants: LinearConstants,
+    curves: Vec<UtilisationCurve>,
+}
+
+impl Linear {
+    /// The model for a problem whose models have `curves`, in the problem's order.
+    #[must_use]
+    pub fn new(constants: LinearConstants, curves: Vec<UtilisationCurve>) -> Self {
+        Self { constants, curves }
+    }
+
+    fn scaled(&self, running: Running) -> (f64, f64) {
+        let (l2, dram) = self.curves[running.model].at(running.batch);
+        let share = f64::from(running.share_pct) / 100.0;
+        (l2 * share, dram * share)
+    }
+}
+
+impl Interference for Linear {
+    fn pressure(&self, emitter: Running) -> f64 {
+        let (l2, dram) = self.scaled(emitter);
+        // Only the difference to other neighbours matters; a negative weight is no relief.
+        (self.constants.other_l2 * l2 + self.constants.other_dram * dram).max(0.0)
+    }
+
+    fn join(&self, pressure: f64, other: f64) -> f64 {
+        pressure.max(other)
+    }
+
+    fn factor(&self, sufferer: Running, pressure: f64) -> f64 {
+        let (l2, dram) = self.scaled(sufferer);
+        let own = self.constants.own_l2 * l2 + self.constants.own_dram * dram;
+        (own + pressure + self.constants.constant).max(1.0)
+    }
+}
+
+/// Utilisation curves by model name, as a file gives them.
+#[derive(Debug, Clone, Default)]
+pub struct Utilisations {
+    /// Name of the file, for errors.
+    pub file: String,
+    /// Model and its curve.
+    pub curves: std::collections::BTreeMap<String, UtilisationCurve>,
+}
+
+impl Utilisations {
+    /// The curve of `model`. Files name families: without an entry of its own, a model has that
+    /// of its name without trailing digits, or of what comes before the first hyphen.
+    ///
+    /// # Errors
+    /// The file has none of the three.
+    pub fn of(&self, model: &str) -> Result<&UtilisationCurve, InputError> {
+        let family = model.trim_end_matches(|letter: char| letter.is_ascii_digit());
+        let stem = model.split('-').next().unwrap_or(model);
+        [model, family, stem].iter().find_map(|name| self.curves.get(*name)).ok_or_else(|| {
+            InputError::whole(&self.file, model, "must have utilisation lines, has none")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn linear() -> Linear {
+        let constants = LinearConstants {
+            own_l2: 0.1,
+            other_l2: 0.7,
+            own_dram: 0.4,
+            other_dram: 0.1,
+            constant: 0.9,
+        };
+        let curve =
+            UtilisationCurve::new(vec![(1, 0.1, 0.2), (2, 0.2, 0.4), (3, 9.0, 9.0), (4, 0.4, 0.6)]);
+        Linear::new(constants, vec![curve.unwrap()])
+    }
+
+    #[test]
+    fn the_published_formula() {
+        let model = linear();
+        let own = Running { model: 0, batch: 3, share_pct: 50 };
+        let other = Running { model: 0, batch: 1, share_pct: 50 };
+        // Batch 3 lies halfway between the powers 2 and 4: L2 0.3, DRAM 0.5, halved by the share.
+        let factor = model.factor(own, model.pressure(other));
+        let expected: f64 = 0.1 * 0.15 + 0.7 * 0.05 + 0.4 * 0.25 + 0.1 * 0.1 + 0.9;
+        assert!((factor - expected.max(1.0)).abs() < 1e-12);
+        assert_eq!(model.factor(Running { share_pct: 1, ..own }, 0.0), 1.0);
+    }
+
+    #[test]
+    fn the_worst_neighbour_counts() {
+        assert_eq!(linear().join(0.3, 0.2), 0.3);
+        assert_eq!(Undisturbed.factor(Running { model: 0, batch: 1, share_pct: 1 }, 9.0), 1.0);
+    }
+
+    #[test]
+    fn families_share_a_curve() {
+        let curve = UtilisationCurve::new(vec![(1, 0.1, 0.2)]).unwrap();
+        let mut all = Utilisations { file: "UTIL.CSV".into(), ..Utilisations::default() };
+        for name in ["lenet", "ssd"] {
+            all.curves.insert(name.into(), curve.clone());
+        }
+        assert_eq!(all.of("lenet4"), Ok(&curve));
+        assert_eq!(all.of("ssd-mobilenetv1"), Ok(&curve));
+        let error = all.of("bert").unwrap_err().to_string();
+        assert_eq!(error, "UTIL.CSV: bert: must have utilisation lines, has none");
+        assert!(UtilisationCurve::new(vec![]).is_err());
+        assert!(UtilisationCurve::new(vec![(1, 0.1, 0.2); 2]).is_err());
+    }
+}

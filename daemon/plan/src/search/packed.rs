@@ -1,0 +1,96 @@
+//! Our policy: any number of gpulets on a device, and batch, share and time searched together.
+//!
+//! A round takes one device after the other: of all layouts it takes the one whose gpulets, each
+//! filled with what is worth most of what is left, are worth most together. A request is worth
+//! the least part of a device that could serve it. What is left counts only once, which is what
+//! makes remainders of several models end up together on one gpulet. Rounds are repeated with
+//! the worths shaken, and with more worth for what came last.
+
+mod fill;
+mod round;
+mod tables;
+
+use fastrand::Rng;
+
+use self::round::{Chosen, Style, round};
+use self::tables::Tables;
+use super::Infeasible;
+use crate::plan::{Filled, Slot};
+use crate::problem::Problem;
+
+/// Part of a rate that is planned for on top, against what rounding a duty cycle takes.
+const MARGIN: f64 = 5e-6;
+
+/// Seed of the shaken worths: the same problem has the same plan.
+const SEED: u64 = 0x6770_756c_6574;
+
+/// How much of the machine's time the search may take: a round costs the square of the models.
+const EFFORT: usize = 6000;
+
+/// Devices that serve the problem, as few as are found.
+///
+/// # Errors
+/// What is in the way.
+pub fn search(problem: &Problem, bound: f64) -> Result<Vec<Filled>, Infeasible> {
+    Infeasible::look(problem, bound)?;
+    let tables = Tables::new(problem);
+    let rates: Vec<f64> =
+        problem.models.iter().map(|model| model.planned_rate * (1.0 + MARGIN)).collect();
+    let available: Vec<u32> = tables.kinds.iter().map(|kind| kind.count).collect();
+    let most = problem.device_count();
+    let best = rounds(&tables, &rates, &available, bound)
+        .ok_or(Infeasible::Devices { bound, count: most })?;
+    Ok(best.iter().flat_map(|chosen| filled(&tables, chosen)).collect())
+}
+
+fn count(chosen: &[Chosen]) -> u32 {
+    chosen.iter().map(|it| it.times).sum()
+}
+
+fn rounds(tables: &Tables, rates: &[f64], available: &[u32], bound: f64) -> Option<Vec<Chosen>> {
+    let models = rates.len().max(1);
+    let least = (bound - 1e-9).ceil() as u32;
+    let rounds = (EFFORT / (models * models)).clamp(2, 60);
+    let mut rng = Rng::with_seed(SEED);
+    let mut best: Option<Vec<Chosen>> = None;
+    let mut lateness = vec![0.0; rates.len()];
+    for turn in 0..rounds {
+        let shake = |rng: &mut Rng| if turn == 0 { 1.0 } else { 1.0 + 0.6 * rng.f64() };
+        let worth: Vec<f64> = (0..rates.len())
+            .map(|model| tables.price[model] * shake(&mut rng) * (1.0 + 0.5 * lateness[model]))
+            .collect();
+        let style = Style {
+            worth,
+            memory_price: if turn % 2 == 0 { 0.35 } else { 0.7 * rng.f64() },
+            seeds: if models <= 32 { 3 } else { 2 },
+            companions: 12,
+            devices_max: best.as_ref().map_or(u32::MAX, |it| count(it) - 1),
+        };
+        let Some(found) = round(tables, &style, rates, available) else { continue };
+        lateness.fill(0.0);
+        if let Some(last) = found.last() {
+            for (model, served) in last.slots.iter().flat_map(|it| it.1.throughputs()) {
+                lateness[model] += (served / rates[model]).min(1.0);
+            }
+        }
+        let done = count(&found) <= least;
+        best = Some(found);
+        if done {
+            break;
+        }
+    }
+    best
+}
+
+fn filled(tables: &Tables, chosen: &Chosen) -> Vec<Filled> {
+    let slots: Vec<Slot> = chosen
+        .slots
+        .iter()
+        .map(|(class, fill)| Slot {
+            share: tables.kinds[chosen.kind].classes[*class].share,
+            members: fill.members().collect(),
+            duty_ms: None,
+        })
+        .collect();
+    vec![Filled { device: chosen.kind, slots }; chosen.times as usize]
+}

@@ -1,0 +1,216 @@
+//! One round of the search: fills device after device with what is worth most.
+
+use super::fill::{Fill, Left, Room, fill};
+use super::tables::{Kind, Tables};
+
+/// What is left of a rate when it counts as served, requests per second.
+const SERVED: f64 = 1e-9;
+
+/// Equal devices.
+#[derive(Debug, Clone)]
+pub(super) struct Chosen {
+    /// Device type.
+    pub kind: usize,
+    /// Class of each gpulet in use, and what is on it.
+    pub slots: Vec<(usize, Fill)>,
+    /// How many devices.
+    pub times: u32,
+    /// Worth of what one of them serves.
+    pub value: f64,
+}
+
+/// How a round goes about it.
+#[derive(Debug, Clone)]
+pub(super) struct Style {
+    /// Worth of a request per second by model.
+    pub worth: Vec<f64>,
+    /// Worth charged for all memory of a device.
+    pub memory_price: f64,
+    /// Models that shared gpulets are begun with.
+    pub seeds: usize,
+    /// Models tried as companions on shared gpulets.
+    pub companions: usize,
+    /// Gives up beyond so many devices.
+    pub devices_max: u32,
+}
+
+/// Devices that serve `rates`; `None` when the round gives up.
+pub(super) fn round(
+    tables: &Tables,
+    style: &Style,
+    rates: &[f64],
+    available: &[u32],
+) -> Option<Vec<Chosen>> {
+    let mut left = Left {
+        rate: rates.to_vec(),
+        worth: style.worth.clone(),
+        active: (0..rates.len()).filter(|&model| rates[model] > SERVED).collect(),
+        companions: Vec::new(),
+    };
+    let mut available = available.to_vec();
+    let mut devices = Vec::new();
+    let mut used = 0_u32;
+    while !left.active.is_empty() {
+        left.choose_companions(tables, style.companions);
+        let mut best: Option<Chosen> = None;
+        for (index, kind) in tables.kinds.iter().enumerate() {
+            if available[index] == 0 {
+                continue;
+            }
+            for memory_price in [0.0, style.memory_price] {
+                let packing = Packing { tables, kind, seeds: style.seeds, memory_price };
+                let least = best.as_ref().map_or(0.0, |it| it.value);
+                let (found, unbound) = packing.best_layout(&left, least);
+                if let Some((value, slots)) = found {
+                    best = Some(Chosen { kind: index, slots, times: 1, value });
+                }
+                if style.memory_price <= 0.0 || unbound {
+                    break;
+                }
+            }
+        }
+        let mut chosen = best?;
+        chosen.times = left.repeats(&chosen).min(available[chosen.kind]);
+        used = used.saturating_add(chosen.times);
+        if used > style.devices_max {
+            return None;
+        }
+        available[chosen.kind] -= chosen.times;
+        for _ in 0..chosen.times {
+            left.serve(&chosen.slots);
+        }
+        left.active.retain(|&model| left.rate[model] > SERVED);
+        devices.push(chosen);
+    }
+    Some(devices)
+}
+
+impl Left {
+    /// Takes out what the slots serve; never below nothing.
+    fn serve(&mut self, slots: &[(usize, Fill)]) {
+        for (_, fill) in slots {
+            for (model, served) in fill.throughputs() {
+                self.rate[model] = (self.rate[model] - served).max(0.0);
+            }
+        }
+    }
+
+    /// How often the same choice would be made again: as long as it serves nothing in vain.
+    fn repeats(&self, chosen: &Chosen) -> u32 {
+        let mut served: Vec<(usize, f64)> = Vec::new();
+        for (_, fill) in &chosen.slots {
+            for (model, rate) in fill.throughputs() {
+                match served.iter_mut().find(|it| it.0 == model) {
+                    Some(known) => known.1 += rate,
+                    None => served.push((model, rate)),
+                }
+            }
+        }
+        let times = served.iter().map(|&(model, rate)| (self.rate[model] / rate).floor());
+        times.fold(f64::INFINITY, f64::min).clamp(1.0, 1e9) as u32
+    }
+
+    fn choose_companions(&mut self, tables: &Tables, count: usize) {
+        self.companions.clear();
+        if tables.members_max < 2 {
+            return;
+        }
+        let worth = |model: usize| self.worth[model] * self.rate[model];
+        self.companions.extend(&self.active);
+        if self.companions.len() > count {
+            // What is left of most models at the beginning fills gpulets of its own; the
+            // smaller rest is what companions are found among.
+            let by_worth = |one: &usize, two: &usize| {
+                let keys = (worth(*one) > 0.2, worth(*two) > 0.2);
+                keys.0.cmp(&keys.1).then(worth(*two).total_cmp(&worth(*one))).then(one.cmp(two))
+            };
+            self.companions.select_nth_unstable_by(count - 1, by_worth);
+            self.companions.truncate(count);
+        }
+        self.companions.sort_unstable();
+    }
+}
+
+/// Slots of a device by class, and what they are worth together.
+type Worth = (f64, Vec<(usize, Fill)>);
+
+struct Packing<'a> {
+    tables: &'a Tables,
+    kind: &'a Kind,
+    seeds: usize,
+    memory_price: f64,
+}
+
+impl Packing<'_> {
+    fn room(&self) -> Room {
+        Room {
+            memory_mb: self.kind.memory_mb,
+            network_bits: self.kind.network_bits,
+            memory_price: self.memory_price / self.kind.memory_mb.max(1.0),
+        }
+    }
+
+    /// The layout worth more than `least`, with its slots filled one after the other; and
+    /// whether memory took nothing away from the best.
+    fn best_layout(&self, left: &Left, least: f64) -> (Option<Worth>, bool) {
+        let room = self.room();
+        let firsts: Vec<Option<Fill>> = (0..self.kind.classes.len())
+            .map(|at| {
+                let class = &self.kind.classes[at];
+                let hoped = self.kind.hopes[at] == at;
+                hoped.then(|| fill(self.tables, self.kind, class, left, room, self.seeds))?
+            })
+            .collect();
+        // No slot is worth more after another one was filled than it is first.
+        let hope = |layout: &[usize]| -> f64 {
+            let firsts = layout.iter().filter_map(|&class| firsts[self.kind.hopes[class]]);
+            firsts.map(|first| first.value).sum()
+        };
+        let mut order: Vec<(f64, usize)> =
+            self.kind.layouts.iter().enumerate().map(|(at, it)| (hope(it), at)).collect();
+        order.sort_by(|one, two| two.0.total_cmp(&one.0).then(one.1.cmp(&two.1)));
+        let most = order.first().map_or(0.0, |it| it.0);
+        let mut best: Option<(Worth, u32)> = None;
+        for (hoped, at) in order {
+            // Sharing is found step by step, so that hope may err a little.
+            if hoped * 1.02 <= best.as_ref().map_or(least, |it| it.0.0) {
+                break;
+            }
+            let (found, share_pct) = self.filled(&self.kind.layouts[at], left, &firsts);
+            let (value, pct) = best.as_ref().map_or((least, 0), |it| (it.0.0, it.1));
+            let better = found.0 > value + 1e-9 || (found.0 > value - 1e-9 && share_pct < pct);
+            if better && !found.1.is_empty() {
+                best = Some((found, share_pct));
+            }
+        }
+        let unbound = best.as_ref().is_some_and(|it| it.0.0 >= most * 0.999_999);
+        (best.map(|it| it.0), unbound)
+    }
+
+    fn filled(&self, layout: &[usize], left: &Left, firsts: &[Option<Fill>]) -> (Worth, u32) {
+        let mut room = self.room();
+        let mut rest: Option<Left> = None;
+        let mut slots: Vec<(usize, Fill)> = Vec::new();
+        let (mut value, mut share_pct) = (0.0, 0);
+        for &at in layout {
+            let class = &self.kind.classes[at];
+            let found = match &rest {
+                None if self.kind.hopes[at] == at => firsts[at],
+                rest => {
+                    let left = rest.as_ref().unwrap_or(left);
+                    fill(self.tables, self.kind, class, left, room, self.seeds)
+                }
+            };
+            let Some(found) = found.filter(|it| it.value > 1e-12) else { continue };
+            value += found.value;
+            share_pct += class.share_pct;
+            room.memory_mb -= found.memory_mb;
+            room.network_bits -= found.network_bits;
+            slots.push((at, found));
+            let rest = rest.get_or_insert_with(|| left.clone());
+            rest.serve(&slots[slots.len() - 1..]);
+            rest.active.retain(|&model| rest.rate[model] > SERVED);
+        }
+        ((value, slots), share_pct)
+    }
+}

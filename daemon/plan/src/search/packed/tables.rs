@@ -1,0 +1,252 @@
+//! What the search looks up: layouts of a device, and latencies by the worst that can happen there.
+
+use crate::bound::best_throughput;
+use crate::interference::Running;
+use crate::problem::Problem;
+
+/// Most layouts that are tried for one device.
+const LAYOUTS_MAX: usize = 96;
+
+/// Margin that the rounding of a duty cycle may take of an SLO, ms.
+const ROUNDING_MS: f64 = 4e-6;
+
+/// Gpulets of one share that suffer at most one pressure.
+#[derive(Debug)]
+pub(super) struct Class {
+    /// Index into the shares of the device type.
+    pub share: usize,
+    /// Share, percent.
+    pub share_pct: u32,
+    /// Worst pressure from the other slots; `None` without others.
+    pressure: Option<f64>,
+    /// Planned latency by model and batch, ms; infinite where it cannot run.
+    latency_ms: Vec<f64>,
+    /// Per model the batch that carries most alone, and how much, requests per second.
+    pub best: Vec<(u32, f64)>,
+}
+
+/// A device type, prepared.
+#[derive(Debug)]
+pub(super) struct Kind {
+    pub classes: Vec<Class>,
+    /// Classes of the slots of each layout, largest share first.
+    pub layouts: Vec<Vec<usize>>,
+    /// For each class the one of the same share that suffers least: no slot is worth more.
+    pub hopes: Vec<usize>,
+    pub memory_mb: f64,
+    pub context_mb: f64,
+    pub network_bits: f64,
+    pub count: u32,
+}
+
+/// Everything that does not change between rounds.
+#[derive(Debug)]
+pub(super) struct Tables {
+    pub kinds: Vec<Kind>,
+    pub batch_max: u32,
+    pub members_max: usize,
+    /// Longest duty cycle of each model, ms: half its SLO.
+    pub duty_max_ms: Vec<f64>,
+    pub memory_mb: Vec<f64>,
+    pub request_bits: Vec<f64>,
+    /// Least part of a device that a request per second takes.
+    pub price: Vec<f64>,
+}
+
+impl Tables {
+    pub fn new(problem: &Problem) -> Self {
+        let models = &problem.models;
+        let duty_max_ms: Vec<f64> =
+            models.iter().map(|model| (model.slo_ms - ROUNDING_MS) / 2.0).collect();
+        let kinds: Vec<Kind> =
+            (0..problem.devices.len()).map(|device| kind(problem, device, &duty_max_ms)).collect();
+        let price = (0..models.len()).map(|model| price(&kinds, model)).collect();
+        Self {
+            kinds,
+            batch_max: problem.settings.batch_max,
+            members_max: problem.settings.models_per_gpulet_max.min(super::fill::MEMBERS_MAX),
+            duty_max_ms,
+            memory_mb: models.iter().map(|model| model.costs.memory_mb as f64).collect(),
+            request_bits: models.iter().map(|it| it.costs.request_bytes as f64 * 8.0).collect(),
+            price,
+        }
+    }
+
+    pub fn latency_ms(&self, class: &Class, model: usize, batch: u32) -> f64 {
+        class.latency_ms[model * self.batch_max as usize + batch as usize - 1]
+    }
+
+    /// Largest batch of a model that takes at most `within_ms`; 0 for none.
+    pub fn batch_within(&self, class: &Class, model: usize, within_ms: f64) -> u32 {
+        let batches = self.batch_max as usize;
+        let latencies = &class.latency_ms[model * batches..(model + 1) * batches];
+        latencies.partition_point(|&ms| ms <= within_ms) as u32
+    }
+}
+
+fn price(kinds: &[Kind], model: usize) -> f64 {
+    let classes = kinds.iter().flat_map(|kind| &kind.classes);
+    classes
+        .filter(|class| class.best[model].1 > 0.0)
+        .map(|class| f64::from(class.share_pct) / 100.0 / class.best[model].1)
+        .fold(f64::INFINITY, f64::min)
+}
+
+fn kind(problem: &Problem, device: usize, duty_max_ms: &[f64]) -> Kind {
+    let device_type = &problem.devices[device];
+    let shares = &device_type.shares_pct;
+    let emitted: Vec<f64> =
+        (0..shares.len()).map(|share| worst_emitted(problem, device, share)).collect();
+    let mut classes: Vec<Class> = Vec::new();
+    let mut layouts = Vec::new();
+    for layout in layouts_of(problem, device) {
+        let mut slots = Vec::new();
+        for own in 0..layout.len() {
+            let others = (0..layout.len()).filter(|&at| at != own).map(|at| emitted[layout[at]]);
+            let pressure = others.reduce(|one, two| device_type.interference.join(one, two));
+            let known = classes
+                .iter()
+                .position(|class| class.share == layout[own] && class.pressure == pressure);
+            slots.push(known.unwrap_or_else(|| {
+                classes.push(class(problem, device, layout[own], pressure, duty_max_ms));
+                classes.len() - 1
+            }));
+        }
+        layouts.push(slots);
+    }
+    let hope = |class: &Class| {
+        let same = (0..classes.len()).filter(|&at| classes[at].share == class.share);
+        let suffered = |at: usize| classes[at].pressure.unwrap_or(-1.0);
+        same.min_by(|&one, &two| suffered(one).total_cmp(&suffered(two))).unwrap_or(0)
+    };
+    Kind {
+        hopes: classes.iter().map(hope).collect(),
+        classes,
+        layouts,
+        memory_mb: device_type.memory_mb as f64,
+        context_mb: device_type.context_mb as f64,
+        network_bits: device_type.network_bits.unwrap_or(f64::INFINITY),
+        count: device_type.count,
+    }
+}
+
+/// The most that any model emits from a gpulet of that share, at a batch that it may run.
+fn worst_emitted(problem: &Problem, device: usize, share: usize) -> f64 {
+    let kind = &problem.devices[device];
+    let share_pct = kind.shares_pct[share];
+    let mut worst = 0.0_f64;
+    for (model, asked) in problem.models.iter().enumerate() {
+        for batch in 1..=problem.settings.batch_max {
+            let alone_ms = problem.planned_ms(device, model, share, batch, 1.0);
+            if 2.0 * alone_ms > asked.slo_ms {
+                break;
+            }
+            worst = worst.max(kind.interference.pressure(Running { model, batch, share_pct }));
+        }
+    }
+    worst
+}
+
+fn class(
+    problem: &Problem,
+    device: usize,
+    share: usize,
+    pressure: Option<f64>,
+    duty_max_ms: &[f64],
+) -> Class {
+    let batches = problem.settings.batch_max;
+    let mut latency_ms = Vec::with_capacity(problem.models.len() * batches as usize);
+    let mut best = Vec::new();
+    for (model, &within_ms) in duty_max_ms.iter().enumerate() {
+        let mut slowest_ms = 0.0_f64;
+        let mut most = (0, 0.0);
+        for batch in 1..=batches {
+            if slowest_ms.is_finite() {
+                let factor =
+                    pressure.map_or(1.0, |it| problem.factor(device, model, share, batch, it));
+                let ms = problem.planned_ms(device, model, share, batch, factor);
+                slowest_ms = slowest_ms.max(ms);
+                let throughput = f64::from(batch) * 1000.0 / slowest_ms;
+                if slowest_ms <= within_ms && throughput > most.1 {
+                    most = (batch, throughput);
+                }
+                if slowest_ms > within_ms {
+                    // No plan could use it.
+                    slowest_ms = f64::INFINITY;
+                }
+            }
+            latency_ms.push(slowest_ms);
+        }
+        best.push(most);
+    }
+    let share_pct = problem.devices[device].shares_pct[share];
+    Class { share, share_pct, pressure, latency_ms, best }
+}
+
+/// Ways to divide a device into shares that leave no room for another one, as indices of the
+/// shares, largest first. Where a fine grain offers too many, shares that serve no model well go.
+fn layouts_of(problem: &Problem, device: usize) -> Vec<Vec<usize>> {
+    let shares = &problem.devices[device].shares_pct;
+    let slots_max = problem.settings.gpulets_per_device_max;
+    let mut useful: Vec<usize> = (0..shares.len()).collect();
+    loop {
+        let mut layouts = Vec::new();
+        let offered: Vec<(usize, u32)> =
+            useful.iter().rev().map(|&share| (share, shares[share])).collect();
+        divide(&offered, 100, slots_max, &mut Vec::new(), &mut layouts);
+        if layouts.len() <= LAYOUTS_MAX || useful.len() <= 2 {
+            return layouts;
+        }
+        let least = (0..useful.len())
+            .min_by(|&one, &two| {
+                merit(problem, device, useful[one]).total_cmp(&merit(problem, device, useful[two]))
+            })
+            .unwrap_or(0);
+        useful.remove(least);
+    }
+}
+
+/// How well a share serves the model that it suits best, relative to that model's best share.
+fn merit(problem: &Problem, device: usize, share: usize) -> f64 {
+    let shares = &problem.devices[device].shares_pct;
+    let density = |model: usize, share: usize| {
+        let carried = best_throughput(problem, device, model, share).unwrap_or(0.0);
+        carried / f64::from(shares[share])
+    };
+    (0..problem.models.len())
+        .map(|model| {
+            let best = (0..shares.len()).map(|it| density(model, it)).fold(1e-12, f64::max);
+            density(model, share) / best
+        })
+        .sum()
+}
+
+fn divide(
+    offered: &[(usize, u32)],
+    room_pct: u32,
+    slots_max: usize,
+    chosen: &mut Vec<usize>,
+    layouts: &mut Vec<Vec<usize>>,
+) {
+    if layouts.len() > LAYOUTS_MAX {
+        return;
+    }
+    let fits = |least: u32| offered.iter().any(|&(_, pct)| pct <= room_pct && pct <= least);
+    let least = offered.iter().map(|it| it.1).min().unwrap_or(101);
+    if chosen.len() == slots_max || room_pct < least {
+        layouts.push(chosen.clone());
+        return;
+    }
+    let mut any = false;
+    for (at, &(share, pct)) in offered.iter().enumerate() {
+        if pct <= room_pct {
+            any = true;
+            chosen.push(share);
+            divide(&offered[at..], room_pct - pct, slots_max, chosen, layouts);
+            chosen.pop();
+        }
+    }
+    if !any && !fits(u32::MAX) {
+        layouts.push(chosen.clone());
+    }
+}

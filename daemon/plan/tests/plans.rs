@@ -1,0 +1,141 @@
+//! Every plan of every policy holds, and policies keep what they promise.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod support;
+
+use gpulet_plan::check::check;
+use gpulet_plan::demand::Demand;
+use gpulet_plan::plan::Plan;
+use gpulet_plan::problem::merge_demands;
+use gpulet_plan::published::{EMPTY, place, placements};
+use gpulet_plan::search::{Infeasible, Policy};
+use proptest::prelude::*;
+
+use support::{SHAPES, problem};
+
+fn mixes() -> impl Strategy<Value = Vec<(usize, f64)>> {
+    let rate = prop_oneof![1.0..20.0, 20.0..200.0, 200.0..2000.0_f64];
+    proptest::collection::vec((0..SHAPES.len(), rate.prop_map(f64::round)), 1..12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn plans_hold_and_ours_needs_no_more_than_the_published(asked in mixes(), disturbed: bool) {
+        let problem = problem(&asked, 400, disturbed);
+        let packed = Policy::Packed.plan(&problem).unwrap();
+        for policy in Policy::ALL {
+            if policy == Policy::Exhaustive && asked.len() > 3 {
+                continue;
+            }
+            let Ok(plan) = policy.plan(&problem) else {
+                prop_assert_ne!(policy, Policy::Packed);
+                continue;
+            };
+            let violations = check(&problem, &plan);
+            prop_assert!(violations.is_empty(), "{}: {:?}", policy.name(), violations);
+            prop_assert!(plan.devices.len() as f64 >= plan.bound - 1e-6, "{}", policy.name());
+            prop_assert!(packed.devices.len() <= plan.devices.len() || policy == Policy::Exhaustive,
+                "{} {} {}", policy.name(), packed.devices.len(), plan.devices.len());
+        }
+    }
+
+    #[test]
+    fn plans_go_through_both_files(asked in mixes()) {
+        let problem = problem(&asked, 400, true);
+        let plan = Policy::Packed.plan(&problem).unwrap();
+        let json = serde_json::to_string(&plan).unwrap();
+        prop_assert_eq!(&serde_json::from_str::<Plan>(&json).unwrap(), &plan);
+        let text = placements(&problem, &plan);
+        let read = place("ModelList.txt", &text, &problem).unwrap();
+        prop_assert_eq!(check(&problem, &read), []);
+        prop_assert_eq!(placements(&problem, &read), text);
+    }
+
+    #[test]
+    fn equal_problems_have_equal_plans(asked in mixes()) {
+        let plan = Policy::Packed.plan(&problem(&asked, 400, true)).unwrap();
+        prop_assert_eq!(Policy::Packed.plan(&problem(&asked, 400, true)).unwrap(), plan);
+    }
+}
+
+#[test]
+fn nothing_asked_needs_nothing() {
+    let problem = problem(&[], 4, true);
+    for policy in Policy::ALL {
+        let plan = policy.plan(&problem).unwrap();
+        assert_eq!((plan.devices.len(), plan.gap), (0, 0.0), "{}", policy.name());
+        assert_eq!(check(&problem, &plan), []);
+    }
+    assert_eq!(place("f", EMPTY, &problem).unwrap().devices, []);
+}
+
+#[test]
+fn more_models_than_gpulets_of_two_a_device() {
+    let asked: Vec<(usize, f64)> = (0..40).map(|at| (at % 2, 5.0)).collect();
+    let plan = Policy::Packed.plan(&problem(&asked, 10, true)).unwrap();
+    assert!(plan.devices.len() <= 10);
+}
+
+#[test]
+fn what_cannot_be_is_said() {
+    let too_few = Policy::Packed.plan(&problem(&[(4, 5000.0)], 2, true)).unwrap_err();
+    assert!(matches!(too_few, Infeasible::Devices { count: 2, .. }), "{too_few}");
+    let mut hopeless = problem(&[(3, 10.0)], 2, true);
+    hopeless.models[0].slo_ms = 5.0;
+    let error = Policy::Packed.plan(&hopeless).unwrap_err().to_string();
+    assert!(error.starts_with("m0000: SLO must be at least 12.0"), "{error}");
+    let mut large = problem(&[(3, 10.0)], 2, true);
+    large.models[0].costs.memory_mb = 9000;
+    let error = Policy::Packed.plan(&large).unwrap_err().to_string();
+    assert_eq!(error, "m0000: memory must be at most 9900 MB with its context, is 10230 MB");
+}
+
+#[test]
+fn a_plan_that_breaks_rules_is_told_which() {
+    let problem = problem(&[(2, 100.0), (3, 50.0)], 3, true);
+    let good = Policy::Packed.plan(&problem).unwrap();
+    let told = |change: &dyn Fn(&mut Plan)| -> String {
+        let mut plan = good.clone();
+        change(&mut plan);
+        let found = check(&problem, &plan);
+        found.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    };
+    assert_eq!(told(&|_| {}), "");
+    type Change<'a> = &'a dyn Fn(&mut Plan);
+    let cases: [(&str, Change<'_>); 8] = [
+        ("must get", &|plan| plan.devices.clear()),
+        ("shares must be at most 100 %", &|plan| {
+            let gpulet = plan.devices[0].gpulets[0].clone();
+            plan.devices[0].gpulets.extend(vec![gpulet; 5]);
+        }),
+        ("memory must be at most", &|plan| {
+            let gpulet = plan.devices[0].gpulets[0].clone();
+            plan.devices[0].gpulets.extend(vec![gpulet; 5]);
+        }),
+        ("duty must be above 0", &|plan| plan.devices[0].gpulets[0].duty_ms = f64::NAN),
+        ("execution must be at most", &|plan| plan.devices[0].gpulets[0].duty_ms /= 2.0),
+        ("duty and execution must be at most", &|plan| plan.devices[0].gpulets[0].duty_ms *= 9.0),
+        ("must be a \"other\" that there is", &|plan| plan.devices[0].kind = "other".into()),
+        ("must have a measured latency", &|plan| {
+            plan.devices[0].gpulets[0].instances[0].batch = 0;
+        }),
+    ];
+    for (rule, change) in cases {
+        let told = told(change);
+        assert!(told.contains(rule), "{rule}: {told}");
+    }
+}
+
+#[test]
+fn demands_for_one_model_add_up_in_any_order() {
+    let demand = |rate: f64, slo_ms: f64| Demand { model: "m".into(), rate, slo_ms };
+    let one = merge_demands("r", &[demand(0.1, 9.0), demand(0.2, 5.0), demand(0.3, 7.0)]).unwrap();
+    let two = merge_demands("r", &[demand(0.3, 7.0), demand(0.2, 5.0), demand(0.1, 9.0)]).unwrap();
+    assert_eq!(one, two);
+    assert_eq!((one.len(), one[0].slo_ms), (1, 5.0));
+    assert_eq!(merge_demands("r", &[demand(0.0, 9.0)]).unwrap(), []);
+    assert!(merge_demands("r", &[demand(f64::NAN, 9.0)]).is_err());
+    assert!(merge_demands("r", &[demand(9e6, 9.0), demand(9e6, 9.0)]).is_err());
+}

@@ -1,0 +1,131 @@
+//! The published files on a command line, and the problem that they pose.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use gpulet_plan::input::InputError;
+use gpulet_plan::problem::Problem;
+use gpulet_plan::published::{self, DeviceTexts, Texts};
+
+use super::CtlError;
+
+/// Most bytes of any input file.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+
+/// Where the published files are.
+#[derive(Debug, Clone, Args)]
+pub struct Files {
+    /// Rates: N, then N lines `model,rate,slo_ms,`; the model by published number or by name
+    #[arg(long = "task-config", alias = "task_config", value_name = "CSV")]
+    #[arg(default_value = "tasks.csv")]
+    rates: PathBuf,
+    /// Scheduler flags: GPUs, Max Model, Part, Latency Ratio, Interference
+    #[arg(long, alias = "sched_config", value_name = "JSON", default_value = "sim_config.json")]
+    sched_config: PathBuf,
+    /// Device types: memory and the files of their profiles
+    #[arg(long, alias = "device_config", value_name = "JSON")]
+    #[arg(default_value = "device-config.json")]
+    device_config: PathBuf,
+    /// Memory of each model
+    #[arg(long, alias = "mem_config", value_name = "JSON", default_value = "mem-config.json")]
+    mem_config: PathBuf,
+    /// Where profiles and gathering times are
+    #[arg(long, alias = "resource_dir", value_name = "DIR", default_value = "../resource")]
+    resource_dir: PathBuf,
+    /// Input shapes, for --network-gibit
+    #[arg(long = "proxy-config", alias = "proxy_config", value_name = "JSON")]
+    #[arg(requires = "network_gibit")]
+    shapes: Option<PathBuf>,
+    /// Reckon with a network of so many Gibit/s for each GPU; through shared memory there is none
+    #[arg(long, value_name = "GIBIT", requires = "shapes")]
+    network_gibit: Option<f64>,
+    /// So many GPUs of each type instead of what the scheduler flags say
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
+    gpus: Option<u32>,
+}
+
+impl Files {
+    /// Reads everything.
+    pub(super) fn problem(&self) -> Result<Problem, CtlError> {
+        let rates = read(&self.rates)?;
+        self.problem_for(&rates.0, &rates.1)
+    }
+
+    /// Reads everything but the rates.
+    pub(super) fn problem_for(&self, file: &str, rates: &str) -> Result<Problem, CtlError> {
+        let (name, text) = read(&self.sched_config)?;
+        let mut scheduling = published::scheduling(&name, &text)?;
+        if let Some(count) = self.gpus {
+            scheduling.devices.iter_mut().for_each(|device| device.1 = count);
+        }
+        let devices = self.devices(&scheduling)?;
+        let (name, text) = read(&self.mem_config)?;
+        let memory = published::memory(&name, &text)?;
+        let mut batching = BTreeMap::new();
+        for stem in [published::IMAGES_224, published::IMAGES_300] {
+            let (name, text) = read(&self.resource_dir.join(format!("{stem}.txt")))?;
+            batching.insert(stem, published::batching_costs(&name, &text)?);
+        }
+        let network = match (&self.shapes, self.network_gibit) {
+            (Some(shapes), Some(gibit)) if gibit > 0.0 && gibit.is_finite() => {
+                let (name, text) = read(&self.resource_dir.join(shapes))?;
+                let bits = gibit * f64::from(1 << 30);
+                Some((published::input_shapes(&name, &text)?, bits))
+            }
+            (Some(_), _) => {
+                return Err(CtlError::Usage("--network-gibit must be above 0".into()));
+            }
+            _ => None,
+        };
+        let rates = published::rates(file, rates)?;
+        let rates_file = file.to_owned();
+        let texts = Texts { rates_file, rates, scheduling, devices, memory, batching, network };
+        Ok(published::problem(&texts)?)
+    }
+
+    fn devices(
+        &self,
+        scheduling: &published::Scheduling,
+    ) -> Result<BTreeMap<String, DeviceTexts>, CtlError> {
+        let (file, text) = read(&self.device_config)?;
+        let known = published::devices(&file, &text)?;
+        let mut devices = BTreeMap::new();
+        for (kind, _) in &scheduling.devices {
+            let Some(files) = known.iter().find(|files| files.kind == *kind) else {
+                let name = self.sched_config.display().to_string();
+                let rule = format!("Type must be one that {file} has, is {kind:?}");
+                return Err(InputError::whole(&name, "GPUs", rule).into());
+            };
+            let from_dir = |path: &String| read(&self.resource_dir.join(path));
+            let interference = if scheduling.interference {
+                let constants = from_dir(&files.interference_const_file)?;
+                Some((constants, from_dir(&files.interference_util_file)?))
+            } else {
+                None
+            };
+            let latency = from_dir(&files.latency_prof_file)?;
+            let texts = DeviceTexts { memory_mb: files.mem_mb, latency, interference };
+            devices.insert(kind.clone(), texts);
+        }
+        Ok(devices)
+    }
+}
+
+/// Name and text of a file.
+pub(super) fn read(path: &Path) -> Result<(String, String), CtlError> {
+    let failed = |source| CtlError::File { path: path.to_owned(), source };
+    let name = path.display().to_string();
+    let size = fs::metadata(path).map_err(failed)?.len();
+    if size > FILE_BYTES_MAX {
+        let rule = format!("must be at most {FILE_BYTES_MAX}, is {size}");
+        return Err(InputError::whole(&name, "bytes", rule).into());
+    }
+    Ok((name, fs::read_to_string(path).map_err(failed)?))
+}
+
+/// Writes a whole file.
+pub(super) fn write(path: &Path, text: &str) -> Result<(), CtlError> {
+    fs::write(path, text).map_err(|source| CtlError::File { path: path.to_owned(), source })
+}

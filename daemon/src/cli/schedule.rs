@@ -1,0 +1,131 @@
+//! `gpuletctl schedule`: which model on which gpulet, from the published files.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use gpulet_plan::check::check;
+use gpulet_plan::plan::Plan;
+use gpulet_plan::problem::Problem;
+use gpulet_plan::published;
+use gpulet_plan::search::Policy;
+
+use super::published::{Files, write};
+use super::{CtlError, print};
+
+/// Plan which model runs on which gpulet, at which batch and duty cycle
+#[derive(Debug, Args)]
+pub struct Schedule {
+    #[command(flatten)]
+    files: Files,
+    /// Where the placement is written; EMPTY when there is none
+    #[arg(long, value_name = "FILE", default_value = "ModelList.txt")]
+    output: PathBuf,
+    /// How to plan
+    #[arg(long, value_name = "NAME", default_value = "packed", value_parser = policy)]
+    policy: Policy,
+    /// Write the whole plan there, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Say for each model what it gets and what binds it
+    #[arg(long)]
+    explain: bool,
+}
+
+/// A policy by its name.
+pub(super) fn policy(name: &str) -> Result<Policy, String> {
+    let names: Vec<&str> = Policy::ALL.iter().map(|policy| policy.name()).collect();
+    Policy::by_name(name).ok_or_else(|| format!("must be one of {}", names.join(", ")))
+}
+
+impl Schedule {
+    pub(super) fn run(&self) -> Result<(), CtlError> {
+        let problem = self.files.problem()?;
+        let begun = Instant::now();
+        let planned = self.policy.plan(&problem);
+        let took_ms = begun.elapsed().as_secs_f64() * 1e3;
+        let plan = match planned {
+            Ok(plan) => plan,
+            Err(infeasible) => {
+                write(&self.output, published::EMPTY)?;
+                return Err(infeasible.into());
+            }
+        };
+        let violations = check(&problem, &plan);
+        assert!(violations.is_empty(), "{}: {violations:?}", self.policy.name());
+        write(&self.output, &published::placements(&problem, &plan))?;
+        if let Some(path) = &self.json {
+            let text = serde_json::to_string_pretty(&plan).map_err(std::io::Error::from);
+            write(path, &(text.map_err(CtlError::Output)? + "\n"))?;
+        }
+        let mut text = shown(&plan);
+        if self.explain {
+            text += &explained(&problem, &plan);
+        }
+        let _ = writeln!(text, "computation time(ms): {took_ms:.3}");
+        print(&text)
+    }
+}
+
+/// A plan for people.
+fn shown(plan: &Plan) -> String {
+    let mut text = String::new();
+    for device in &plan.devices {
+        let shares: Vec<String> =
+            device.gpulets.iter().map(|it| format!("{} %", it.share_pct)).collect();
+        let _ = writeln!(text, "GPU {} ({}): {}", device.device, device.kind, shares.join(" + "));
+        for gpulet in &device.gpulets {
+            let _ = writeln!(
+                text,
+                "  {} %: duty {:.3} ms, occupancy {:.3}",
+                gpulet.share_pct,
+                gpulet.duty_ms,
+                gpulet.busy_ms() / gpulet.duty_ms
+            );
+            for instance in &gpulet.instances {
+                let _ = writeln!(
+                    text,
+                    "    {}: batch {}, {:.3} ms (interference {:.3}), {:.1}/s",
+                    instance.model,
+                    instance.batch,
+                    instance.latency_ms,
+                    instance.interference,
+                    gpulet.throughput(instance.batch)
+                );
+            }
+        }
+    }
+    let _ = writeln!(
+        text,
+        "policy {}: {} GPUs, bound {:.2}, gap {:.1} %",
+        plan.policy,
+        plan.devices.len(),
+        plan.bound,
+        100.0 * plan.gap
+    );
+    text
+}
+
+/// What each model gets, and what keeps it from more.
+fn explained(problem: &Problem, plan: &Plan) -> String {
+    let mut text = String::new();
+    for (index, model) in plan.models.iter().enumerate() {
+        let reasons = gpulet_plan::why::why(problem, plan, index);
+        let _ = writeln!(
+            text,
+            "{}: asked {:.1}/s, planned {:.1}/s, gets {:.1}/s ({:+.1} %); at most {:.3} of {} ms",
+            model.model,
+            model.rate,
+            model.planned_rate,
+            model.throughput,
+            100.0 * (model.throughput / model.planned_rate - 1.0),
+            model.response_ms,
+            model.slo_ms
+        );
+        for reason in reasons {
+            let _ = writeln!(text, "  {reason}");
+        }
+    }
+    text
+}
