@@ -48,7 +48,9 @@ pub enum Gpulet {
     Gpu {
         /// "mps" or "green".
         mechanism: &'static str,
-        /// 1 to 100.
+        /// How many such gpulets.
+        count: u32,
+        /// Of each, 1 to 100.
         share_pct: u8,
         /// The only one that is loaded.
         model: String,
@@ -66,7 +68,7 @@ struct Config<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     mps: Option<RawMps<'a>>,
     cuda: RawCuda<'a>,
-    gpulet: [RawGpulet<'a>; 1],
+    gpulet: Vec<RawGpulet<'a>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -87,9 +89,9 @@ struct Limits {
     region_bytes_total_max: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 struct RawGpulet<'a> {
-    name: &'static str,
+    name: String,
     mechanism: &'static str,
     share_pct: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -136,6 +138,31 @@ impl Place {
         fs::create_dir(&folder)
             .and_then(|()| fs::write(folder.join("model.toml"), text))
             .doing("writing a null model")
+    }
+
+    /// Adds the model in `folder` with another `max_batch`; it keeps its name.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn add_with_batch(&self, folder: &Path, max_batch: u32) -> Result<String, Error> {
+        let path = folder.join("model.toml");
+        let reading = format!("reading {}", path.display());
+        let text = fs::read_to_string(&path).doing(&reading)?;
+        let mut model: toml::Table =
+            toml::from_str(&text).map_err(|why| Error::failed(reading, why.message()))?;
+        model.insert("max_batch".to_owned(), i64::from(max_batch).into());
+        let file = model.get("file").and_then(|file| file.as_str());
+        let file = file.ok_or_else(|| Error::failed("model", "has no file"))?;
+        let archive = fs::canonicalize(folder.join(file)).doing("finding the archive")?;
+        let archive = archive.to_string_lossy().into_owned();
+        model.insert("file".to_owned(), archive.into());
+        let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or("model").to_owned();
+        let text = toml::to_string(&model).map_err(|why| Error::failed("model", why))?;
+        let folder = self.models().join(&name);
+        fs::create_dir(&folder)
+            .and_then(|()| fs::write(folder.join("model.toml"), text))
+            .doing("writing a model")?;
+        Ok(name)
     }
 
     /// Adds the model in `folder`, which keeps its name.
@@ -195,7 +222,7 @@ impl Daemon {
         let (socket, log) = (folder.join("gpuletd.sock"), folder.join("gpuletd.log"));
         let models = place.models();
         let raw = RawGpulet {
-            name: "gpulet",
+            name: "gpulet0".to_owned(),
             mechanism: "replay",
             share_pct: 1,
             device: None,
@@ -203,20 +230,25 @@ impl Daemon {
             models: None,
         };
         let mut mps = None;
-        let gpulet = match gpulet {
-            Gpulet::Idle => RawGpulet { profiles: Some(folder), ..raw },
-            Gpulet::Cpu { share_pct, model } => {
-                RawGpulet { mechanism: "cpu", share_pct: *share_pct, models: Some([model]), ..raw }
-            }
-            Gpulet::Gpu { mechanism, share_pct, model, mps: directory } => {
+        let gpulets = match gpulet {
+            Gpulet::Idle => vec![RawGpulet { profiles: Some(folder), ..raw }],
+            Gpulet::Cpu { share_pct, model } => vec![RawGpulet {
+                mechanism: "cpu",
+                share_pct: *share_pct,
+                models: Some([model]),
+                ..raw
+            }],
+            Gpulet::Gpu { mechanism, count, share_pct, model, mps: directory } => {
                 mps = directory.as_deref().map(|directory| RawMps { directory, adopt: true });
-                RawGpulet {
+                let one = |index| RawGpulet {
+                    name: format!("gpulet{index}"),
                     mechanism,
                     share_pct: *share_pct,
                     device: Some(0),
                     models: Some([model]),
-                    ..raw
-                }
+                    ..raw.clone()
+                };
+                (0..*count).map(one).collect()
             }
         };
         let config = Config {
@@ -230,7 +262,7 @@ impl Daemon {
             },
             mps,
             cuda: RawCuda { kernel_cache: &folder.join("kernels") },
-            gpulet: [gpulet],
+            gpulet: gpulets,
         };
         let text = toml::to_string(&config).map_err(|why| Error::failed("daemon config", why))?;
         let path = folder.join("gpuletd.toml");

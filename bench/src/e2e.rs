@@ -171,7 +171,7 @@ impl Arguments {
             Mechanism::Mps => "mps",
             Mechanism::Green => "green",
         };
-        Gpulet::Gpu { mechanism, share_pct, model, mps: self.mps.clone() }
+        Gpulet::Gpu { mechanism, count: 1, share_pct, model, mps: self.mps.clone() }
     }
 }
 

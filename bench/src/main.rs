@@ -3,6 +3,7 @@
 //! Every figure is taken beside its yardstick in the same run, in turns; see [`stats`]. Exit codes:
 //! 0, 1 when a measurement failed, 2 for bad arguments.
 
+mod coexist;
 mod daemon;
 mod e2e;
 mod error;
@@ -35,6 +36,8 @@ enum Command {
     Ring(ring::Arguments),
     /// A model through daemon and executor, beside the libtorch shim alone
     E2e(e2e::Arguments),
+    /// Several gpulets of one GPU, all busy all the time
+    Coexist(coexist::Arguments),
     /// Requests at a stated rate, against a daemon that runs already
     Load(load::Arguments),
     /// The other process of a measurement
@@ -58,6 +61,7 @@ enum Command {
 fn run(command: Command) -> Result<(), Error> {
     match command {
         Command::Ring(arguments) => ring::run(&arguments),
+        Command::Coexist(arguments) => coexist::run(&arguments),
         Command::E2e(arguments) => e2e::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),
         Command::Far { floor } => floor.answer(),
