@@ -49,11 +49,11 @@ __device__ inline u64 least(u64 a, u64 b) { return a < b ? a : b; }
 // The block turns count words from here into as many there. Both are aligned to their word; they
 // may be the same memory, if words are of the same size.
 template <class From, class To, class Function>
-__device__ inline void each(u64 to, u64 from, u64 count, Function function) {
+__device__ inline void each(u64 to, u64 from, u32 count, Function function) {
   const From* source = reinterpret_cast<const From*>(from);
   To* target = reinterpret_cast<To*>(to);
 #pragma unroll 1
-  for (u64 at = threadIdx.x; at < count; at += THREADS * IN_FLIGHT) {
+  for (u32 at = threadIdx.x; at < count; at += THREADS * IN_FLIGHT) {
     From held[IN_FLIGHT];
 #pragma unroll
     for (u32 i = 0; i < IN_FLIGHT; i++) {
@@ -76,20 +76,19 @@ struct Same {
 // Turns bytes, a Word at a time but at the ragged ends. The addresses are as far from alignment as
 // each other, and function works on a Word as it does on each of its bytes.
 template <class Word, class Function>
-__device__ inline void each_word(u64 to, u64 from, u64 bytes, Function function) {
-  u64 head = least((0 - to) % sizeof(Word), bytes);
-  u64 words = (bytes - head) / sizeof(Word);
-  u64 tail = head + words * sizeof(Word);
-  u64 ragged = threadIdx.x < head ? threadIdx.x : tail + threadIdx.x - head;
+__device__ inline void each_word(u64 to, u64 from, u32 bytes, Function function) {
+  u32 head = least((0 - to) % sizeof(Word), bytes);
+  u32 words = (bytes - head) / sizeof(Word);
+  u32 tail = head + words * sizeof(Word);
+  u32 ragged = threadIdx.x < head ? threadIdx.x : tail + threadIdx.x - head;
   if (ragged < bytes) {
     *reinterpret_cast<u8*>(to + ragged) = function(*reinterpret_cast<const u8*>(from + ragged));
   }
   each<Word, Word>(to + head, from + head, words, function);
 }
 
-// The block copies bytes by the widest word that both addresses can be aligned to. Called, not
-// inlined: a tile is long against a call, and so is the compiler's time against one.
-__device__ __noinline__ void copy(u64 to, u64 from, u64 bytes) {
+// The block copies bytes by the widest word that both addresses can be aligned to.
+__device__ inline void copy(u64 to, u64 from, u32 bytes) {
   u32 apart = static_cast<u32>(to ^ from);
   if (apart % 16 == 0) {
     each_word<uint4>(to, from, bytes, Same());

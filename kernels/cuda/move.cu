@@ -34,9 +34,9 @@ struct OnFour {
 };
 
 template <class From, class To, class Function>
-__device__ __noinline__ void convert(u64 to, u64 from, u64 count) {
+__device__ inline void convert(u64 to, u64 from, u32 count) {
   if (from % (4 * sizeof(From)) == 0 && to % (4 * sizeof(To)) == 0) {
-    u64 fours = count / 4, done = fours * 4;
+    u32 fours = count / 4, done = fours * 4;
     each<Four<From>, Four<To>>(to, from, fours, OnFour<From, To, Function>());
     each<From, To>(to + done * sizeof(To), from + done * sizeof(From), count - done, Function());
   } else if (from % sizeof(From) == 0 && to % sizeof(To) == 0) {
@@ -44,7 +44,7 @@ __device__ __noinline__ void convert(u64 to, u64 from, u64 count) {
   } else {
     // Never so in a slot: right is enough here.
 #pragma unroll 1
-    for (u64 at = threadIdx.x; at < count; at += THREADS) {
+    for (u32 at = threadIdx.x; at < count; at += THREADS) {
       From before;
       memcpy(&before, reinterpret_cast<const u8*>(from) + at * sizeof before, sizeof before);
       To after = Function()(before);
@@ -53,31 +53,31 @@ __device__ __noinline__ void convert(u64 to, u64 from, u64 count) {
   }
 }
 
-// Bytes of an element.
-__device__ inline u32 before(u32 cast) { return cast == NONE ? 1 : cast <= F32_TO_BF16 ? 4 : 2; }
-__device__ inline u32 after(u32 cast) { return cast == NONE ? 1 : cast <= F32_TO_BF16 ? 2 : 4; }
-
-template <bool INTO_BATCH>
-__device__ inline void move(const Move& it) {
+// Walks the tiles of all parts: function(to, from, elements) moves one.
+template <bool INTO_BATCH, class From, class To, class Function>
+__device__ inline void each_tile(const Move& it, Function function) {
   const Parts& parts = it.parts;
   u32 tiles = parts.first_tile[parts.count];
-  u32 bytes_before = before(it.cast), bytes_after = after(it.cast);
   for (u32 tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
     u32 part = part_of(parts, tile);
     u64 first = static_cast<u64>(tile - parts.first_tile[part]) * it.tile;
     u64 place = parts.begin[part] + first;
-    u64 count = least(parts.begin[part + 1] - place, it.tile);
-    u64 from = (INTO_BATCH ? parts.address[part] : it.batch) +
-               (INTO_BATCH ? first : place) * bytes_before;
-    u64 to = (INTO_BATCH ? it.batch : parts.address[part]) +
-             (INTO_BATCH ? place : first) * bytes_after;
-    switch (it.cast) {
-      case NONE: copy(to, from, count); break;
-      case F32_TO_F16: convert<float, u16, F32ToF16>(to, from, count); break;
-      case F32_TO_BF16: convert<float, u16, F32ToBf16>(to, from, count); break;
-      case F16_TO_F32: convert<u16, float, F16ToF32>(to, from, count); break;
-      case BF16_TO_F32: convert<u16, float, Bf16ToF32>(to, from, count); break;
-    }
+    u32 count = least(parts.begin[part + 1] - place, it.tile);
+    u64 slot = parts.address[part];
+    u64 from = INTO_BATCH ? slot + first * sizeof(From) : it.batch + place * sizeof(From);
+    u64 to = INTO_BATCH ? it.batch + place * sizeof(To) : slot + first * sizeof(To);
+    function(to, from, count);
+  }
+}
+
+template <bool INTO_BATCH>
+__device__ inline void move(const Move& it) {
+  switch (it.cast) {
+    case NONE: each_tile<INTO_BATCH, u8, u8>(it, copy); break;
+    case F32_TO_F16: each_tile<INTO_BATCH, float, u16>(it, convert<float, u16, F32ToF16>); break;
+    case F32_TO_BF16: each_tile<INTO_BATCH, float, u16>(it, convert<float, u16, F32ToBf16>); break;
+    case F16_TO_F32: each_tile<INTO_BATCH, u16, float>(it, convert<u16, float, F16ToF32>); break;
+    case BF16_TO_F32: each_tile<INTO_BATCH, u16, float>(it, convert<u16, float, Bf16ToF32>); break;
   }
 }
 

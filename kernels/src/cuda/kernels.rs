@@ -62,6 +62,10 @@ impl Kernel {
             Kernel::Hang => c"hang",
         }
     }
+
+    fn text(self) -> &'static str {
+        self.name().to_str().unwrap_or_default()
+    }
 }
 
 /// Where work is put.
@@ -95,7 +99,7 @@ pub struct Pressure {
     /// Room for a u64 a block, in device or mapped host memory: the bytes each block has read,
     /// brought up to date about every millisecond.
     pub done: u64,
-    /// How many blocks read, 256 threads each: at most what the stream's multiprocessors hold.
+    /// How many blocks read, 256 threads each: at most eight for each multiprocessor of the stream.
     pub blocks: u32,
     /// How long each block pauses after each 64 KiB, 0 to 1,000,000 ns; 0 is the hardest.
     pub pause_ns: u32,
@@ -137,18 +141,26 @@ impl Kernels {
         check(result, "cuLibraryLoadData", "our machine code")?;
         let mut loaded = Kernels { library, kernels: [ptr::null_mut(); Kernel::ALL.len()] };
         for kernel in Kernel::ALL {
-            let of = kernel.name().to_str().unwrap_or_default();
-            let handle = &mut loaded.kernels[kernel as usize];
+            let (handle, name) = (&mut loaded.kernels[kernel as usize], kernel.name());
             // SAFETY: a library that was just loaded, and an ended string.
-            let result =
-                unsafe { sys::cuLibraryGetKernel(handle, library, kernel.name().as_ptr()) };
-            check(result, "cuLibraryGetKernel", of)?;
-            let mut function = ptr::null_mut();
-            // SAFETY: a kernel that was just found; refused if no context is current.
-            let result = unsafe { sys::cuKernelGetFunction(&mut function, *handle) };
-            check(result, "cuKernelGetFunction", of)?;
+            let result = unsafe { sys::cuLibraryGetKernel(handle, library, name.as_ptr()) };
+            check(result, "cuLibraryGetKernel", kernel.text())?;
         }
+        loaded.prepare()?;
         Ok(loaded)
+    }
+
+    /// Loads them into the context that is current on the calling thread, so that no first launch
+    /// there has to.
+    pub fn prepare(&self) -> Result<(), Error> {
+        for kernel in Kernel::ALL {
+            let mut function = ptr::null_mut();
+            let handle = self.kernels[kernel as usize];
+            // SAFETY: a kernel of a loaded library; refused if no context is current.
+            let result = unsafe { sys::cuKernelGetFunction(&mut function, handle) };
+            check(result, "cuKernelGetFunction", kernel.text())?;
+        }
+        Ok(())
     }
 
     /// Copies `parts` one after another to the start of `into`, casting each element, and returns
@@ -208,7 +220,7 @@ impl Kernels {
     }
 
     /// Casts all of `from` to the start of `into`, and returns how many bytes of `into` that is.
-    /// The twin of [`crate::cast`].
+    /// The twin of [`crate::cast()`].
     ///
     /// # Panics
     /// If it does not fit, or is no whole number of elements.
@@ -382,7 +394,7 @@ impl Kernels {
         let result = unsafe {
             sys::cuLaunchKernel(function, blocks, 1, 1, threads, 1, 1, 0, on.raw, params, extra)
         };
-        check(result, "cuLaunchKernel", kernel.name().to_str().unwrap_or_default())
+        check(result, "cuLaunchKernel", kernel.text())
     }
 }
 

@@ -11,8 +11,8 @@ pub const PARTS_MAX: usize = 64;
 pub const THREADS: u32 = 256;
 /// Threads of a block of a probe.
 pub const PROBE_THREADS: u32 = 1024;
-/// How many blocks of [`THREADS`] a multiprocessor holds at once.
-pub const BLOCKS_PER_SM: u32 = 8;
+/// How many blocks of [`THREADS`] a multiprocessor holds at once, by the registers they take.
+pub const BLOCKS_PER_SM: u32 = 5;
 
 /// Bytes of a tile on its wider side: four words of 16 for each thread.
 const TILE_BYTES: u64 = 16 * 1024;
