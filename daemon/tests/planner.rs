@@ -89,7 +89,7 @@ fn a_plan_for_less_is_found_out() {
     let checked = ctl(dir.path(), "plan-check", &["ModelList.txt"]);
     assert_eq!(checked.status.code(), Some(4));
     let text = String::from_utf8(checked.stderr).unwrap();
-    assert!(text.contains("ModelList.txt: resnet50: must get 440.000 requests/s"), "{text}");
+    assert!(text.contains("ModelList.txt: resnet50: must get 448.000 requests/s"), "{text}");
 }
 
 #[test]

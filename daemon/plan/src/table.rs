@@ -100,6 +100,9 @@ impl LatencyTable {
 
 fn at_batch(points: &Points, batch: u32) -> Option<f64> {
     let (&above_batch, &above) = points.range(batch..).next()?;
+    if above_batch == batch {
+        return Some(above);
+    }
     let Some((&below_batch, &below)) = points.range(..batch).next_back() else {
         return Some(above);
     };
