@@ -356,6 +356,22 @@ fn a_server_that_stays_faulted_is_shut_down() {
     assert_eq!(fake.starts(), 1);
 }
 
+/// Making contexts takes its time, on a device that nobody used for a while.
+#[test]
+fn a_server_that_initializes_is_waited_for() {
+    let mut fake = Fake::new();
+    fake.settings.times.fault = Duration::ZERO;
+    fake.settings.times.check = PATIENCE;
+    let supervised = fake.ready();
+    fake.write("commands", "");
+    fake.write("status", "INITIALIZING\n");
+    supervised.supervisor.check();
+    until(|| fake.read("commands").lines().count() > 8);
+    fake.write("status", "ACTIVE\n");
+    assert_eq!(supervised.event(), MpsEvent::Recovered);
+    assert!(!fake.read("commands").contains("shutdown_server"));
+}
+
 #[test]
 fn one_that_cannot_be_shut_down_takes_its_daemon_along() {
     let mut fake = Fake::new().behave("stubborn");

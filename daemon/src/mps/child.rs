@@ -23,6 +23,8 @@ const LINES_MAX: usize = 8;
 const LINE_BYTES_MAX: usize = 512;
 /// Between looks for a daemon in the background, which tells nobody when it is there.
 const FIND_EVERY: Duration = Duration::from_millis(20);
+/// For a killed process to be gone, which nothing but a hung kernel delays.
+const KILL_TAKES: Duration = Duration::from_secs(2);
 
 /// A control daemon that we started.
 pub(super) struct Daemon {
@@ -102,17 +104,13 @@ impl Daemon {
         poll_until(&mut polled, Instant::now() + patience).unwrap_or(false)
     }
 
-    /// Ends it, kindly first.
-    pub(super) fn end(mut self, patience: Duration) {
-        for signal in [Signal::TERM, Signal::KILL] {
-            // Fails where it has ended.
-            let _ = pidfd_send_signal(&self.pidfd, signal);
-            if self.ends(patience) {
-                break;
-            }
-        }
-        if let Some(child) = &mut self.child {
-            let _ = child.wait();
+    /// Ends it at once. One that listens was told to quit before.
+    pub(super) fn end(mut self) {
+        // Fails where it has ended.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        match &mut self.child {
+            Some(child) => drop(child.wait()),
+            None => drop(self.ends(KILL_TAKES)),
         }
     }
 }

@@ -34,6 +34,8 @@ pub(super) struct Watch<T> {
     /// The control program knows no foreground.
     background: bool,
     miss_count: u32,
+    /// When a server was last asked for, since the state is what it is.
+    asked: Option<Instant>,
     backoff: Duration,
     /// [`MpsEvent::Ready`] is to be told.
     announce: bool,
@@ -47,12 +49,12 @@ pub(super) struct Watch<T> {
 enum State {
     /// Not there; started when it is due.
     Down,
-    /// It has until then to have a server. It is asked for one, once.
-    Starting { until: Instant, asked: bool },
+    /// It has so long to have a server.
+    Starting { since: Instant },
     /// Clients can come.
     Ready { since: Instant },
-    /// They cannot, or that is to be found out.
-    Faulted { until: Instant, told: bool, shut_down: bool },
+    /// They cannot, or that is to be found out: since the fault, or since the server was shut down.
+    Faulted { since: Instant, told: bool, shut_down: bool },
 }
 
 /// What a look at the servers found.
@@ -96,6 +98,7 @@ impl<T: Fn(MpsEvent)> Watch<T> {
             servers: Vec::new(),
             background: false,
             miss_count: 0,
+            asked: None,
             backoff,
             announce: true,
             owed: false,
@@ -127,9 +130,9 @@ impl<T: Fn(MpsEvent)> Watch<T> {
     fn turn(&mut self) {
         match self.state {
             State::Down => self.start(),
-            State::Starting { until, asked } => self.await_server(until, asked),
+            State::Starting { since } => self.await_server(since),
             State::Ready { .. } => self.look(),
-            State::Faulted { until, told, shut_down } => self.recover(until, told, shut_down),
+            State::Faulted { since, told, shut_down } => self.recover(since, told, shut_down),
         }
     }
 
@@ -185,31 +188,40 @@ impl<T: Fn(MpsEvent)> Watch<T> {
                 return self.fail(format!("{program}: {error}"));
             }
         }
-        let until = Instant::now() + self.settings.times.start;
-        self.state = State::Starting { until, asked: false };
+        self.state = State::Starting { since: Instant::now() };
+        self.asked = None;
     }
 
     /// A server before the first client needs one: it shows that MPS works on this device, and the
     /// first client does not wait for it.
-    fn await_server(&mut self, until: Instant, asked: bool) {
+    fn await_server(&mut self, since: Instant) {
         self.due = Instant::now() + self.settings.times.poll;
         let reason = match self.survey() {
             Ok(Found::Active) => return self.ready(),
-            Ok(Found::None) if !asked => {
-                self.state = State::Starting { until, asked: true };
-                let Err(error) = self.control.start_server(geteuid().as_raw()) else { return };
-                // Then it comes with the first client.
-                warn!(%error, "MPS starts no server yet");
-                return self.ready();
-            }
+            // Then it comes with the first client.
+            Ok(Found::None) if !self.ask_for_server() => return self.ready(),
             Ok(_) => "no server came".to_owned(),
             Err(error) => error.to_string(),
         };
-        if Instant::now() >= until {
+        if since.elapsed() >= self.settings.times.start {
             let said = self.daemon.as_mut().map(Daemon::last_words).unwrap_or_default();
             let program = self.control.program.display();
             self.fail(format!("{program}: {reason}; {said}"));
         }
+    }
+
+    /// Asks for a server, unless that was done just now: it is listed a little later. False where it
+    /// is refused.
+    fn ask_for_server(&mut self) -> bool {
+        if self.asked.is_some_and(|asked| asked.elapsed() < self.settings.times.check) {
+            return true;
+        }
+        self.asked = Some(Instant::now());
+        let done = self.control.start_server(geteuid().as_raw());
+        if let Err(error) = &done {
+            warn!(%error, "MPS starts no server yet");
+        }
+        done.is_ok()
     }
 
     fn ready(&mut self) {
@@ -246,8 +258,8 @@ impl<T: Fn(MpsEvent)> Watch<T> {
         self.owed = true;
         if matches!(self.state, State::Ready { .. }) {
             let now = Instant::now();
-            let until = now + self.settings.times.fault;
-            self.state = State::Faulted { until, told: false, shut_down: false };
+            self.state = State::Faulted { since: now, told: false, shut_down: false };
+            self.asked = None;
             self.due = now;
         }
     }
@@ -264,24 +276,25 @@ impl<T: Fn(MpsEvent)> Watch<T> {
         (self.tell)(MpsEvent::ServerFaulted { device: only });
     }
 
-    fn recover(&mut self, until: Instant, told: bool, shut_down: bool) {
-        self.due = Instant::now() + self.settings.times.poll;
+    fn recover(&mut self, since: Instant, told: bool, shut_down: bool) {
+        let times = self.settings.times;
+        self.due = Instant::now() + times.poll;
+        let mut patience = if shut_down { times.shutdown } else { times.fault };
         match self.survey() {
             Ok(Found::Active) => return self.ready(),
             Ok(Found::None) if self.settings.adopt => return self.ready(),
             Ok(Found::None) => {
-                // As at the start; again and again, because it may be refused while one still ends.
-                if let Err(error) = self.control.start_server(geteuid().as_raw()) {
-                    warn!(%error, "MPS starts no server yet");
-                }
+                self.ask_for_server();
+                patience = times.start;
             }
+            Ok(Found::Initializing) => patience = times.start,
             Ok(Found::Fault | Found::Gone) if !told => self.tell_fault(),
-            Ok(Found::Fault | Found::Gone | Found::Initializing) => {}
+            Ok(Found::Fault | Found::Gone) => {}
             Err(error) => self.miss(&error),
         }
         // A daemon that did not answer may have been given up.
         let State::Faulted { told, .. } = self.state else { return };
-        if Instant::now() < until || self.settings.adopt {
+        if since.elapsed() < patience || self.settings.adopt {
             return;
         }
         if shut_down {
@@ -296,8 +309,8 @@ impl<T: Fn(MpsEvent)> Watch<T> {
                 warn!(%error, "MPS");
             }
         }
-        let until = Instant::now() + self.settings.times.shutdown;
-        self.state = State::Faulted { until, told, shut_down: true };
+        self.state = State::Faulted { since: Instant::now(), told, shut_down: true };
+        self.asked = None;
     }
 
     /// Looks at every server.
@@ -388,7 +401,7 @@ impl<T: Fn(MpsEvent)> Watch<T> {
         self.state = State::Down;
         self.miss_count = 0;
         if let Some(daemon) = self.daemon.take() {
-            daemon.end(self.settings.times.stop);
+            daemon.end();
         }
         let servers = std::mem::take(&mut self.servers);
         if !self.settings.adopt {
