@@ -6,8 +6,9 @@
 //! the rings, keeps a queue for each model ([`models`]), lets the planner's policy close batches, and
 //! hands them to executors ([`executor`]): processes that hold the gpulets and run the models
 //! (`gpulet-executor`, whose own code is in [`execute`] and [`backend`]). The two talk as [`wire`]
-//! says. [`config`], [`model`] and [`limits`] are what it is told from outside; [`state`] and
-//! [`notify`] are what it tells.
+//! says. [`device`] knows the GPUs, and [`mps`] keeps that running which holds shares of them.
+//! [`config`], [`model`] and [`limits`] are what it is told from outside; [`state`] and [`notify`] are
+//! what it tells.
 //!
 //! Nothing on the way of a request allocates, blocks or looks at payload.
 
