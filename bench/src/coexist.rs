@@ -8,12 +8,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytemuck::Zeroable;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use gpulet_client::clock::now_ns;
 use gpulet_client::{Completion, ModelSpec, Options, Request, Session, Submit, Wait};
 use serde_json::json;
 
-use crate::daemon::{self, Daemon, Gpulet, Place, Spin, answered};
+use crate::daemon::{self, Daemon, Gpulet, Held, Place, Spin, answered};
 use crate::error::Error;
 use crate::input::fill;
 use crate::report::{Host, Report};
@@ -26,15 +26,6 @@ const SPIN_US: u32 = 20;
 const SETTLING: Duration = Duration::from_secs(4);
 const SETTLING_MAX: u32 = 15;
 
-/// How gpulets hold their shares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Mechanism {
-    /// Percentages of the GPU's MPS.
-    Mps,
-    /// Green contexts of the GPU.
-    Green,
-}
-
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Folder of a model, with its model.toml
@@ -42,7 +33,7 @@ pub struct Arguments {
     model: PathBuf,
     /// How the gpulets hold their shares
     #[arg(long, value_enum)]
-    mechanism: Mechanism,
+    mechanism: Held,
     /// Where the MPS that is running has its pipes, for --mechanism mps
     #[arg(long, value_name = "DIR", required_if_eq("mechanism", "mps"))]
     mps: Option<PathBuf>,
@@ -78,15 +69,12 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let host = Host::look();
     let place = Place::new()?;
     let name = place.add_with_batch(&arguments.model, arguments.rows)?;
-    let mechanism = match arguments.mechanism {
-        Mechanism::Mps => "mps",
-        Mechanism::Green => "green",
-    };
+    let mechanism = arguments.mechanism.word();
     let gpulet = Gpulet::Gpu {
         mechanism,
         count: arguments.gpulets,
         share_pct: u8::try_from(100 / arguments.gpulets).unwrap_or(100),
-        model: name.clone(),
+        model: Some(name.clone()),
         mps: arguments.mps.clone(),
     };
     let daemon = Daemon::start(&program, &place, None, Spin::Micros(SPIN_US), &gpulet)?;

@@ -32,6 +32,25 @@ pub enum Spin {
 /// Never sleep.
 pub const ALWAYS: Spin = Spin::Word("always");
 
+/// How gpulets of a GPU hold their shares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Held {
+    /// Percentages of the GPU's MPS.
+    Mps,
+    /// Green contexts of the GPU.
+    Green,
+}
+
+impl Held {
+    /// As gpuletd.toml has it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Held::Mps => "mps",
+            Held::Green => "green",
+        }
+    }
+}
+
 /// What runs the models.
 #[derive(Clone, Debug)]
 pub enum Gpulet {
@@ -52,11 +71,45 @@ pub enum Gpulet {
         count: u32,
         /// Of each, 1 to 100.
         share_pct: u8,
-        /// The only one that is loaded.
-        model: String,
+        /// The only one that is loaded; all there are, without.
+        model: Option<String>,
         /// Where the MPS that runs already has its pipes.
         mps: Option<PathBuf>,
     },
+}
+
+impl Gpulet {
+    /// As gpuletd.toml has them.
+    fn raw<'a>(&'a self, folder: &'a Path) -> Vec<RawGpulet<'a>> {
+        let raw = RawGpulet {
+            name: "gpulet0".to_owned(),
+            mechanism: "replay",
+            share_pct: 1,
+            device: None,
+            profiles: None,
+            models: None,
+        };
+        match self {
+            Gpulet::Idle => vec![RawGpulet { profiles: Some(folder), ..raw }],
+            Gpulet::Cpu { share_pct, model } => vec![RawGpulet {
+                mechanism: "cpu",
+                share_pct: *share_pct,
+                models: Some([model]),
+                ..raw
+            }],
+            Gpulet::Gpu { mechanism, count, share_pct, model, mps: _ } => {
+                let one = |index| RawGpulet {
+                    name: format!("gpulet{index}"),
+                    mechanism,
+                    share_pct: *share_pct,
+                    device: Some(0),
+                    models: model.as_deref().map(|model| [model]),
+                    ..raw.clone()
+                };
+                (0..*count).map(one).collect()
+            }
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -221,35 +274,10 @@ impl Daemon {
         let folder = place.folder.path();
         let (socket, log) = (folder.join("gpuletd.sock"), folder.join("gpuletd.log"));
         let models = place.models();
-        let raw = RawGpulet {
-            name: "gpulet0".to_owned(),
-            mechanism: "replay",
-            share_pct: 1,
-            device: None,
-            profiles: None,
-            models: None,
-        };
-        let mut mps = None;
-        let gpulets = match gpulet {
-            Gpulet::Idle => vec![RawGpulet { profiles: Some(folder), ..raw }],
-            Gpulet::Cpu { share_pct, model } => vec![RawGpulet {
-                mechanism: "cpu",
-                share_pct: *share_pct,
-                models: Some([model]),
-                ..raw
-            }],
-            Gpulet::Gpu { mechanism, count, share_pct, model, mps: directory } => {
-                mps = directory.as_deref().map(|directory| RawMps { directory, adopt: true });
-                let one = |index| RawGpulet {
-                    name: format!("gpulet{index}"),
-                    mechanism,
-                    share_pct: *share_pct,
-                    device: Some(0),
-                    models: Some([model]),
-                    ..raw.clone()
-                };
-                (0..*count).map(one).collect()
-            }
+        let gpulets = gpulet.raw(folder);
+        let mps = match gpulet {
+            Gpulet::Gpu { mps: Some(directory), .. } => Some(RawMps { directory, adopt: true }),
+            _ => None,
         };
         let config = Config {
             socket: &socket,

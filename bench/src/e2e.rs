@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use gpulet_client::clock::now_ns;
-use gpulet_client::{Dtype, ModelSpec, Options, Request, Session, Submit, Wait};
+use gpulet_client::{ModelSpec, Options, Request, Session, Submit, Wait};
 use gpulet_torch::OPENMP_SPIN;
 use serde_json::json;
 
 use crate::daemon::{self, Daemon, Gpulet, Place, Spin, answered};
+use crate::difference::difference;
 use crate::error::{Doing, Error};
 use crate::input::fill;
 use crate::report::{Host, Report};
@@ -111,15 +112,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         }
         _ => Box::new(GpuAlone::load(arguments, &through.spec)?),
     };
-    let outputs = [through.outputs()?, alone.outputs()?];
-    let difference = difference(&through.spec, &outputs[0], &outputs[1]);
-    // Two processes choose among a GPU's algorithms on their own.
-    let allowed = if arguments.mechanism == Mechanism::Cpu { 0.0 } else { GPU_DIFFERENCE_MAX };
-    if difference > allowed {
-        let why = format!("the outputs of one input differ by {difference:.1e} of their largest");
-        return Err(Error::failed("e2e", why));
-    }
-    notes.push(format!("outputs differ by {difference:.1e} of their largest value"));
+    notes.push(arguments.compare(&through.spec.clone(), &through.outputs()?, &alone.outputs()?)?);
     let (mut through_rounds, mut alone_rounds) = (Vec::new(), Vec::new());
     let mut cpu_time = Duration::ZERO;
     for round in 1..=arguments.rounds {
@@ -134,11 +127,11 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     daemon.stop()?;
     let through = Summary::new(format!("{name} through daemon and executor"), through_rounds);
     let alone = Summary::new(format!("{name}, the shim alone"), alone_rounds);
-    let ratio = through.as_ref().zip(alone.as_ref()).and_then(|(through, alone)| {
-        Ratio::of_p50("through the daemon / the shim alone", through, alone)
-    });
-    let tail = through.as_ref().zip(alone.as_ref()).and_then(|(through, alone)| {
-        Ratio::of_p99("through the daemon / the shim alone, p99", through, alone)
+    let both = through.as_ref().zip(alone.as_ref());
+    let ratios = both.map(|(through, alone)| {
+        let name = "through the daemon / the shim alone";
+        let tail = Ratio::of_p99(&format!("{name}, p99"), through, alone);
+        Ratio::of_p50(name, through, alone).into_iter().chain(tail).collect()
     });
     let settings = json!({
         "model": name,
@@ -158,12 +151,32 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         resident_bytes.map(|bytes| format!("daemon: {:.1} MB resident", bytes as f64 / 1e6)),
     );
     let contenders = through.into_iter().chain(alone).collect();
-    let ratios = ratio.into_iter().chain(tail).collect();
+    let ratios = ratios.unwrap_or_default();
     let report = Report { bench: "e2e", host, settings, contenders, ratios, notes };
     report.publish(arguments.json.as_deref())
 }
 
 impl Arguments {
+    /// Refuses answers that differ; for the notes.
+    fn compare(
+        &self,
+        spec: &ModelSpec,
+        one: &[Vec<u8>],
+        other: &[Vec<u8>],
+    ) -> Result<String, Error> {
+        let outputs = &spec.outputs[..spec.output_count as usize];
+        let dtypes: Vec<_> = outputs.iter().map(|output| output.dtype()).collect();
+        let difference = difference(&dtypes, one, other);
+        // Two processes choose among a GPU's algorithms on their own.
+        let cpu = self.mechanism == Mechanism::Cpu;
+        let allowed = if cpu { 0.0 } else { GPU_DIFFERENCE_MAX };
+        let text = format!("outputs differ by {difference:.1e} of their largest value");
+        if difference.is_nan() || difference > allowed {
+            return Err(Error::failed("e2e", text));
+        }
+        Ok(text)
+    }
+
     fn gpulet(&self, name: &str) -> Gpulet {
         let (share_pct, model) = (self.share, name.to_owned());
         let mechanism = match self.mechanism {
@@ -171,31 +184,8 @@ impl Arguments {
             Mechanism::Mps => "mps",
             Mechanism::Green => "green",
         };
-        Gpulet::Gpu { mechanism, count: 1, share_pct, model, mps: self.mps.clone() }
+        Gpulet::Gpu { mechanism, count: 1, share_pct, model: Some(model), mps: self.mps.clone() }
     }
-}
-
-/// The largest difference of two answers over the largest value of the first; of bytes where the
-/// outputs are no floats.
-fn difference(spec: &ModelSpec, one: &[Vec<u8>], other: &[Vec<u8>]) -> f64 {
-    let floats = |bytes: &[u8]| -> Vec<f64> {
-        let (floats, _) = bytes.as_chunks();
-        floats.iter().map(|float| f32::from_ne_bytes(*float).into()).collect()
-    };
-    let mut worst = 0f64;
-    for (index, (one, other)) in one.iter().zip(other).enumerate() {
-        if spec.outputs[index].dtype() != Some(Dtype::F32) {
-            worst = worst.max(if one == other { 0.0 } else { 1.0 });
-            continue;
-        }
-        let (one, other) = (floats(one), floats(other));
-        let largest = one.iter().fold(0f64, |largest, value| largest.max(value.abs()));
-        let apart = one.iter().zip(&other).fold(0f64, |apart, (a, b)| apart.max((a - b).abs()));
-        if apart > 0.0 {
-            worst = worst.max(apart / largest);
-        }
-    }
-    worst
 }
 
 /// The CPUs that a daemon gives its only gpulet: the first of those allowed, rounded, at least one.

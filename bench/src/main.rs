@@ -3,8 +3,10 @@
 //! Every figure is taken beside its yardstick in the same run, in turns; see [`stats`]. Exit codes:
 //! 0, 1 when a measurement failed, 2 for bad arguments.
 
+mod answers;
 mod coexist;
 mod daemon;
+mod difference;
 mod e2e;
 mod error;
 mod far;
@@ -36,6 +38,8 @@ enum Command {
     Ring(ring::Arguments),
     /// A model through daemon and executor, beside the libtorch shim alone
     E2e(e2e::Arguments),
+    /// What a GPU answers, against what the CPU answers
+    Answers(answers::Arguments),
     /// Several gpulets of one GPU, all busy all the time
     Coexist(coexist::Arguments),
     /// Requests at a stated rate, against a daemon that runs already
@@ -61,6 +65,7 @@ enum Command {
 fn run(command: Command) -> Result<(), Error> {
     match command {
         Command::Ring(arguments) => ring::run(&arguments),
+        Command::Answers(arguments) => answers::run(&arguments),
         Command::Coexist(arguments) => coexist::run(&arguments),
         Command::E2e(arguments) => e2e::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),

@@ -25,14 +25,14 @@ use std::path::PathBuf;
 use std::ptr::NonNull;
 
 use gpulet_abi::status::Status;
-use gpulet_kernels::Part;
+use gpulet_kernels::{ImageSpec, Part};
 use gpulet_plan::profile::{ProfileError, ProfilePoint};
 
 use crate::execute::engine::Progress;
 use crate::model::{Builtin, Model, Source, Tensor};
 use crate::{store, wire};
 
-use buffer::BatchBuffer;
+use buffer::{BatchBuffer, RowBytes};
 
 /// Memory of one tensor of a batch, dense and row-major; which type and shape it has is the
 /// [`Model`]'s to say. It may be written by another process at any time.
@@ -218,8 +218,12 @@ pub struct Loaded {
     pub model: Model,
     /// It runs batches.
     pub instance: Box<dyn Instance>,
-    /// Room for `max_batch` rows of everything.
+    /// Room for `max_batch` rows of everything, as the model sees it.
     pub buffer: BatchBuffer,
+    /// What a row takes in a slot.
+    pub slot_rows: RowBytes,
+    /// For each input that clients give as pictures what becomes of them.
+    pub pictures: Vec<Option<ImageSpec>>,
     /// Latencies, rows ascending: what `LatencyProfile` takes.
     pub points: Vec<ProfilePoint>,
 }
@@ -263,14 +267,31 @@ pub fn load(
         Some(points) => points,
         None => warmup::measure(model, instance.as_mut(), &mut buffer, progress)?,
     };
-    Ok(Loaded { model: model.clone(), instance, buffer, points })
+    let slot_rows = RowBytes::of(model)?;
+    Ok(Loaded {
+        model: model.clone(),
+        instance,
+        buffer,
+        slot_rows,
+        pictures: pictures(model)?,
+        points,
+    })
 }
 
-/// Asserts that `views` are what `tensors` say for `rows` rows.
+/// What becomes of pictures, for each input of a model.
+pub(crate) fn pictures(model: &Model) -> Result<Vec<Option<ImageSpec>>, LoadError> {
+    let spec = |tensor: &Tensor| {
+        let failed = |error| LoadError::model(model, format!("{}: {error}", tensor.name));
+        tensor.pictures().transpose().map_err(failed)
+    };
+    model.inputs.iter().map(spec).collect()
+}
+
+/// Asserts that `views` are what `tensors` say for `rows` rows, as the model sees them.
 pub(crate) fn check_views(tensors: &[Tensor], rows: u32, views: &[View<'_>]) {
     assert_eq!(tensors.len(), views.len(), "one view a tensor");
     for (tensor, view) in tensors.iter().zip(views) {
-        let bytes = tensor.row_bytes.checked_mul(u64::from(rows));
+        let bytes = tensor.seen_row_bytes().checked_mul(u64::from(rows));
         assert_eq!(bytes, Some(view.bytes() as u64), "view of {} has a wrong length", tensor.name);
     }
 }

@@ -7,7 +7,7 @@
 //! | module     | holds                                                              |
 //! |------------|--------------------------------------------------------------------|
 //! | [`start`]  | what a process does before its first batch                         |
-//! | [`turns`]  | the thread that takes commands and reports                         |
+//! | `turns`    | the thread that takes commands and reports                         |
 //! | [`control`]| the control socket                                                 |
 //! | [`loader`] | the thread that loads models                                       |
 //! | [`engine`] | what batches are run on: [`host`], or [`crate::cuda::engine`]      |

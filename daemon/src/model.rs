@@ -125,6 +125,13 @@ pub struct Tensor {
 }
 
 impl Tensor {
+    /// Bytes of one row as the model has it.
+    pub fn seen_row_bytes(&self) -> u64 {
+        // A byte of a picture becomes an f32.
+        let times = if self.normalise.is_some() { 4 } else { 1 };
+        self.row_bytes.saturating_mul(times)
+    }
+
     /// What becomes of pictures on their way to the model, where clients give pictures.
     ///
     /// # Errors

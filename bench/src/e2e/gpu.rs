@@ -7,11 +7,16 @@ use gpulet_daemon::cuda::gpu::Options;
 use gpulet_daemon::cuda::local::Local;
 use gpulet_daemon::limits::{Limits, SLOT_BYTES_HARD_MAX};
 use gpulet_daemon::model;
+use gpulet_kernels::{Part, gather_image};
 
 use super::{Arguments, Contender, Mechanism, round_of};
 use crate::error::Error;
 use crate::input::fill;
 use crate::stats::Round;
+
+fn part(bytes: &mut [u8]) -> Part {
+    Part { data: std::ptr::NonNull::from(&mut *bytes).cast(), bytes: bytes.len() }
+}
 
 /// A model of this process with its memory.
 pub struct GpuAlone {
@@ -27,7 +32,8 @@ impl GpuAlone {
     /// # Errors
     /// What CUDA or libtorch says.
     pub fn load(arguments: &Arguments, spec: &ModelSpec) -> Result<GpuAlone, Error> {
-        let mut options = Options::default();
+        let kernels = std::env::temp_dir().join("gpulet-bench-kernels");
+        let mut options = Options { kernel_cache: Some(kernels), ..Options::default() };
         let mechanism = arguments.mechanism;
         if mechanism == Mechanism::Green {
             options.shares_pct = vec![arguments.share];
@@ -50,8 +56,19 @@ impl GpuAlone {
         unsafe { instance.pin(buffer.whole()) };
         let rows = arguments.rows;
         for index in 0..spec.input_count as usize {
-            let dtype = spec.inputs[index].dtype();
-            fill(buffer.input_mut(index, rows), dtype, index as u64);
+            let tensor = &model.inputs[index];
+            let mut given = vec![0; (tensor.row_bytes * u64::from(rows)) as usize];
+            fill(&mut given, spec.inputs[index].dtype(), index as u64);
+            let taken = buffer.input_mut(index, rows);
+            match tensor.pictures() {
+                // Once, beforehand: what is alone need not do it for each request.
+                Some(pictures) => {
+                    let pictures = pictures.map_err(|why| failed(why.to_string()))?;
+                    // SAFETY: two slices of this function.
+                    unsafe { gather_image(&[part(&mut given)], part(taken), &pictures) };
+                }
+                None => taken.copy_from_slice(&given),
+            }
         }
         Ok(GpuAlone { instance, buffer, rows })
     }

@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 
 use gpulet_abi::layout::TENSORS_MAX;
-use gpulet_abi::tensor::{Extent, SlotLayout, row_bytes};
+use gpulet_abi::tensor::{Extent, SlotLayout};
 use gpulet_kernels::Part;
 use memmap2::MmapMut;
 
@@ -33,11 +33,7 @@ impl RowBytes {
     /// # Errors
     /// As [`of`](Self::of).
     pub fn seen_by_model(model: &Model) -> Result<RowBytes, LoadError> {
-        RowBytes::with(model, |tensor| {
-            let (dtype, dims) = tensor.seen_by_model();
-            // Too long to be counted is too long to be laid out.
-            row_bytes(dtype, &dims).unwrap_or(u64::MAX)
-        })
+        RowBytes::with(model, Tensor::seen_row_bytes)
     }
 
     fn with(model: &Model, bytes_of: impl Fn(&Tensor) -> u64) -> Result<RowBytes, LoadError> {
@@ -67,8 +63,8 @@ impl RowBytes {
     }
 }
 
-/// Room for `max_batch` rows of every tensor of a model, page-aligned: laid out as a slot for so
-/// many rows would be. The kernel gives the pages when they are first written, which the warm-up
+/// Room for `max_batch` rows of every tensor of a model as the model sees them, page-aligned: laid out
+/// as a slot for so many rows would be. The kernel gives the pages when they are first written, which the warm-up
 /// does.
 #[derive(Debug)]
 pub struct BatchBuffer {
@@ -83,7 +79,7 @@ impl BatchBuffer {
     /// # Errors
     /// [`LoadError::Model`] if there is no memory for so much.
     pub fn new(model: &Model) -> Result<BatchBuffer, LoadError> {
-        let row_bytes = RowBytes::of(model)?;
+        let row_bytes = RowBytes::seen_by_model(model)?;
         let rows = model.max_batch;
         let too_large = |reason: &str| {
             let rule = format!("max_batch: no memory for the tensors of {rows} rows: {reason}");
@@ -99,11 +95,6 @@ impl BatchBuffer {
     pub fn whole(&mut self) -> Part {
         let bytes = self.memory.len();
         Part { data: NonNull::from(&mut self.memory[..]).cast(), bytes }
-    }
-
-    /// Bytes of one row of each tensor.
-    pub fn row_bytes(&self) -> &RowBytes {
-        &self.row_bytes
     }
 
     /// The memory of the first `rows` rows of an input, to be filled.

@@ -17,7 +17,7 @@ use super::{CtlError, Output, print, print_json};
 use crate::backend::buffer::BatchBuffer;
 use crate::backend::echo::Echo;
 use crate::backend::{self, Backend, Copied, Instance, LoadError, RunError, View};
-use crate::config::DEFAULT_MODELS;
+use crate::config::{DEFAULT_KERNEL_CACHE, DEFAULT_MODELS};
 use crate::cuda::gpu::Options;
 use crate::cuda::local::Local;
 use crate::limits::{Limits, SLOT_BYTES_HARD_MAX};
@@ -77,6 +77,9 @@ pub(super) struct Run {
     /// Where the shim's CUDA half is [default: beside this program]
     #[arg(long, value_name = "FILE")]
     torch_cuda_shim: Option<PathBuf>,
+    /// Where compiled kernels are kept, which models that take pictures need
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_KERNEL_CACHE)]
+    kernel_cache: PathBuf,
     /// Say when each execution starts and ends, in seconds since 1970, on standard error
     #[arg(short, long)]
     verbose: bool,
@@ -235,7 +238,7 @@ impl Run {
     fn fill(&self, model: &Model, buffer: &mut BatchBuffer) {
         let tensors = buffer.tensors(self.batch);
         for (seed, (view, tensor)) in tensors.inputs().iter().zip(&model.inputs).enumerate() {
-            let dtype: Dtype = tensor.dtype.0;
+            let (dtype, _) = tensor.seen_by_model();
             with_memory(view, |memory| self.input.write(dtype, seed as u64, memory));
         }
     }

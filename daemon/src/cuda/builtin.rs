@@ -71,14 +71,15 @@ pub(super) fn run(loaded: &Loaded, set: &Set, rows: u32, stream: &Stream) -> Res
             }
             Ok(())
         }
-        // SAFETY: whoever serves this model asked for it.
         (Forward::Fault, Some(kernels)) => {
+            // SAFETY: whoever serves this model asked for it.
             unsafe { kernels.fault(on) }.map_err(CudaError::of_kernel)
         }
-        // SAFETY: the word lives as long as the model.
-        (Forward::Hang(word), Some(kernels)) => unsafe {
-            kernels.hang(on, word.data().as_ptr() as u64).map_err(CudaError::of_kernel)
-        },
+        (Forward::Hang(word), Some(kernels)) => {
+            // SAFETY: the word lives as long as the model.
+            let hung = unsafe { kernels.hang(on, word.data().as_ptr() as u64) };
+            hung.map_err(CudaError::of_kernel)
+        }
         _ => Err(CudaError::no_kernels()),
     }
 }

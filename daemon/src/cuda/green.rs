@@ -194,9 +194,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parts_never_overlap(shares in prop::collection::vec(1u8..=100, 1..=8), groups in 8u32..=80) {
-            let total: u32 = shares.iter().map(|share| u32::from(*share)).sum();
-            prop_assume!(total <= 100);
+        fn parts_never_overlap(
+            shares in prop::collection::vec(1u8..=12, 1..=8),
+            groups in 8u32..=80,
+        ) {
             let parts = places(&shares, groups).unwrap();
             let mut end = 0;
             for (first, count) in parts {

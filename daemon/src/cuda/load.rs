@@ -14,12 +14,12 @@ use super::driver::{CudaError, Event, Stream};
 use super::gpu::{Cut, Gpu};
 use super::loaded::{Forward, Lane, Layouts, Loaded, SETS, Set, Size};
 
-use crate::backend::LoadError;
 use crate::backend::buffer::RowBytes;
 use crate::backend::torch::{ARCHIVE_BYTES_MAX, Spec, check_signature, specs_of};
 use crate::backend::warmup::sizes;
+use crate::backend::{LoadError, pictures};
 use crate::execute::engine::{Load, Progress};
-use crate::model::{self, Model, Source, Tensor};
+use crate::model::{self, Model, Source};
 use crate::store;
 
 /// Forwards before a capture: libtorch compiles on the second at each shape, cuDNN chooses on the
@@ -114,17 +114,11 @@ pub(super) fn layouts(model: &Model, rows: u32) -> Result<Layouts, LoadError> {
 }
 
 fn pictures_of(gpu: &Gpu, model: &Model) -> Result<Vec<Option<ImageSpec>>, LoadError> {
-    let spec = |tensor: &Tensor| {
-        let spec = tensor.pictures().transpose();
-        let spec =
-            spec.map_err(|error| LoadError::model(model, format!("{}: {error}", tensor.name)))?;
-        if spec.is_some() && gpu.kernels.is_none() {
-            let rule = format!("{}: normalise needs kernels, and NVRTC is missing", tensor.name);
-            return Err(LoadError::model(model, rule));
-        }
-        Ok(spec)
-    };
-    model.inputs.iter().map(spec).collect()
+    let pictures = pictures(model)?;
+    if gpu.kernels.is_none() && pictures.iter().any(Option::is_some) {
+        return Err(LoadError::model(model, "normalise needs kernels, and NVRTC is missing"));
+    }
+    Ok(pictures)
 }
 
 fn precision_of(precision: model::Precision) -> Precision {

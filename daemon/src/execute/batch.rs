@@ -10,8 +10,8 @@
 //! and then lists them, would be none to serve to clients you do not trust.) Integers (`i64`,
 //! `i32`) and truth values (`bool`) are what indexes and masks are made of, and operators check
 //! such a value and then read it again. So they are copied into memory of this process first, truth
-//! values made 0 or 1, ranges checked, and the copy counts as input bytes copied. Outputs of these types that the
-//! model itself works on (`out` arguments) stay out of the slot until they are final.
+//! values made 0 or 1, ranges checked, and the copy counts as input bytes copied. Outputs of these
+//! types that the model itself works on (`out` arguments) stay out of the slot until they are final.
 
 use std::collections::HashMap;
 use std::ptr::NonNull;
@@ -19,7 +19,7 @@ use std::ptr::NonNull;
 use bytemuck::Zeroable;
 use gpulet_abi::region::Region;
 use gpulet_abi::status::Status;
-use gpulet_kernels::{Part, gather, scatter};
+use gpulet_kernels::{ImageSpec, Part, gather, gather_image, scatter};
 use gpulet_plan::policy::BATCH_REQUESTS_MAX;
 
 use crate::backend::buffer::Tensors;
@@ -160,7 +160,7 @@ fn locate<'a>(
     if request.rows == 0 {
         return Err("a request of no rows");
     }
-    let layout = loaded.buffer.row_bytes().layout(request.rows).ok_or("rows overflow")?;
+    let layout = loaded.slot_rows.layout(request.rows).ok_or("rows overflow")?;
     if layout.bytes() > geometry.slot_bytes {
         return Err("the tensors do not fit the slot");
     }
@@ -190,13 +190,16 @@ fn run_alone(loaded: &mut Loaded, places: &[Place<'_>], report: &mut BatchReport
 }
 
 fn run_one(loaded: &mut Loaded, place: &Place<'_>, copied: &mut Copied) -> Result<(), RunError> {
-    let Loaded { model, instance, buffer, .. } = loaded;
+    let Loaded { model, instance, buffer, pictures, .. } = loaded;
     let private = buffer.tensors(place.rows);
     let (mut inputs, mut outputs) = (private, private);
     for (index, slot) in place.tensors.inputs().iter().enumerate() {
         let tensor = &model.inputs[index];
-        if is_checked(tensor.dtype.0) {
-            copied.input_bytes += take(tensor, &[slot.part()], inputs.inputs()[index])?;
+        let private = inputs.inputs()[index];
+        if let Some(spec) = &pictures[index] {
+            copied.input_bytes += take_pictures(spec, &[slot.part()], private);
+        } else if is_checked(tensor.dtype.0) {
+            copied.input_bytes += take(tensor, &[slot.part()], private)?;
         } else {
             inputs.inputs_mut()[index] = *slot;
         }
@@ -228,7 +231,7 @@ fn run_together(
     rows: u32,
     report: &mut BatchReport,
 ) -> Result<(), RunError> {
-    let Loaded { model, instance, buffer, .. } = loaded;
+    let Loaded { model, instance, buffer, pictures, .. } = loaded;
     let batch = buffer.tensors(rows);
     let mut parts = [Part::EMPTY; REQUESTS_MAX];
     let parts = &mut parts[..places.len()];
@@ -236,7 +239,10 @@ fn run_together(
         for (part, place) in parts.iter_mut().zip(places) {
             *part = place.tensors.inputs()[index].part();
         }
-        report.input_bytes_copied += take(&model.inputs[index], parts, *whole)?;
+        report.input_bytes_copied += match &pictures[index] {
+            Some(spec) => take_pictures(spec, parts, *whole),
+            None => take(&model.inputs[index], parts, *whole)?,
+        };
     }
     let ran = instance.run(rows, batch.inputs(), batch.outputs())?;
     report.input_bytes_copied += ran.input_bytes;
@@ -249,6 +255,13 @@ fn run_together(
         report.output_bytes_copied += unsafe { scatter(whole.part(), parts) };
     }
     Ok(())
+}
+
+/// Makes what the model takes of pictures in slots, and returns the bytes of the pictures.
+fn take_pictures(spec: &ImageSpec, parts: &[Part], private: View<'_>) -> u64 {
+    // SAFETY: tensors in slots and one in the batch buffer: all valid, none overlap.
+    unsafe { gather_image(parts, private.part(), spec) };
+    parts.iter().map(|part| part.bytes as u64).sum()
 }
 
 /// Copies inputs out of slots into memory of this process, and checks their values there.

@@ -41,7 +41,7 @@ class Place {
   // what was created on the fly, of tensors. All of them must name the GPU. A tensor of no
   // dimensions stays where it is: operators take it as the number that it is, without waiting.
   void rewrite(torch::jit::Block *block) const {
-    for (torch::jit::Node *step : block->nodes()) {
+    for (auto *step : block->nodes()) {
       for (torch::jit::Block *inner : step->blocks()) rewrite(inner);
       if (step->kind() != torch::jit::prim::Constant || step->mustBeNone()) continue;
       const std::optional<IValue> value = torch::jit::toIValue(step->output());
@@ -62,7 +62,8 @@ class Place {
     return there;
   }
 
-  static void replace(torch::jit::Node *step, const IValue &value) {
+  template <typename Step>
+  static void replace(Step *step, const IValue &value) {
     torch::jit::WithInsertPoint before(step);
     step->output()->replaceAllUsesWith(torch::jit::insertConstant(*step->owningGraph(), value));
   }
