@@ -63,9 +63,9 @@ impl RowBytes {
     }
 }
 
-/// Room for `max_batch` rows of every tensor of a model as the model sees them, page-aligned: laid out
-/// as a slot for so many rows would be. The kernel gives the pages when they are first written, which the warm-up
-/// does.
+/// Room for `max_batch` rows of every tensor of a model as the model sees them, page-aligned: laid
+/// out as a slot for so many rows would be. The kernel gives the pages when they are first written,
+/// which the warm-up does.
 #[derive(Debug)]
 pub struct BatchBuffer {
     memory: MmapMut,

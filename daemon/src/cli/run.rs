@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, ValueEnum, value_parser};
-use gpulet_abi::tensor::Dtype;
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::Serialize;
@@ -352,6 +351,8 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use gpulet_abi::tensor::Dtype;
 
     use super::*;
 
