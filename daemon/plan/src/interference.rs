@@ -116,18 +116,24 @@ pub struct LinearConstants {
 #[derive(Debug, Clone)]
 pub struct Linear {
     constants: LinearConstants,
-    curves: Vec<UtilisationCurve>,
+    /// L2 and DRAM by model and batch, from batch 1 to where the curve is constant.
+    utilisations: Vec<Vec<(f64, f64)>>,
 }
 
 impl Linear {
     /// The model for a problem whose models have `curves`, in the problem's order.
     #[must_use]
     pub fn new(constants: LinearConstants, curves: Vec<UtilisationCurve>) -> Self {
-        Self { constants, curves }
+        let dense = |curve: &UtilisationCurve| {
+            let last = curve.points.last().map_or(1, |point| point.0);
+            (1..=last).map(|batch| curve.at(batch)).collect()
+        };
+        Self { constants, utilisations: curves.iter().map(dense).collect() }
     }
 
     fn scaled(&self, running: Running) -> (f64, f64) {
-        let (l2, dram) = self.curves[running.model].at(running.batch);
+        let curve = &self.utilisations[running.model];
+        let (l2, dram) = curve[(running.batch.max(1) as usize).min(curve.len()) - 1];
         let share = f64::from(running.share_pct) / 100.0;
         (l2 * share, dram * share)
     }

@@ -68,7 +68,7 @@ impl Policy {
         let bound = bound::fluid(problem);
         let filled: Vec<Filled> = match self {
             Policy::Packed => packed::search(problem, bound)?,
-            Policy::Exhaustive => packed::search(problem, bound)?,
+            Policy::Exhaustive => packed::exhaustive(problem, bound)?,
             _ => elastic::search(problem, bound, self)?,
         };
         Ok(Plan::assemble(problem, self.name(), &filled, bound))

@@ -19,7 +19,7 @@ fn mixes() -> impl Strategy<Value = Vec<(usize, f64)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
     #[test]
     fn plans_hold_and_ours_needs_no_more_than_the_published(asked in mixes(), disturbed: bool) {
@@ -138,4 +138,19 @@ fn demands_for_one_model_add_up_in_any_order() {
     assert_eq!(merge_demands("r", &[demand(0.0, 9.0)]).unwrap(), []);
     assert!(merge_demands("r", &[demand(f64::NAN, 9.0)]).is_err());
     assert!(merge_demands("r", &[demand(9e6, 9.0), demand(9e6, 9.0)]).is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    #[test]
+    fn few_models_get_what_every_combination_would_find(
+        asked in proptest::collection::vec((0..SHAPES.len(), 20.0..400.0_f64), 1..4),
+    ) {
+        let problem = problem(&asked, 30, true);
+        let packed = Policy::Packed.plan(&problem).unwrap().devices.len();
+        if packed <= 4 {
+            prop_assert_eq!(Policy::Exhaustive.plan(&problem).unwrap().devices.len(), packed);
+        }
+    }
 }

@@ -6,12 +6,20 @@
 //! makes remainders of several models end up together on one gpulet. Rounds are repeated with
 //! the worths shaken, and with more worth for what came last.
 
+mod exhaustive;
 mod fill;
+mod ledger;
 mod round;
+mod step;
 mod tables;
+
+pub use self::exhaustive::exhaustive;
+pub use self::step::step;
 
 use fastrand::Rng;
 
+use self::exhaustive::Cover;
+use self::ledger::Ledger;
 use self::round::{Chosen, Style, round};
 use self::tables::Tables;
 use super::Infeasible;
@@ -24,8 +32,14 @@ const MARGIN: f64 = 5e-6;
 /// Seed of the shaken worths: the same problem has the same plan.
 const SEED: u64 = 0x6770_756c_6574;
 
-/// How much of the machine's time the search may take: a round costs the square of the models.
-const EFFORT: usize = 6000;
+/// How much of the machine's time the search may take; a round costs more than the square of
+/// the models.
+const EFFORT: usize = 300_000;
+
+/// So few models are looked at in every combination, if there are not too many of these.
+const FEW_MODELS: usize = 3;
+const FEW_DEVICES: usize = 4;
+const FEW_COMBINATIONS: usize = 1 << 21;
 
 /// Devices that serve the problem, as few as are found.
 ///
@@ -33,14 +47,24 @@ const EFFORT: usize = 6000;
 /// What is in the way.
 pub fn search(problem: &Problem, bound: f64) -> Result<Vec<Filled>, Infeasible> {
     Infeasible::look(problem, bound)?;
-    let tables = Tables::new(problem);
+    let tables = Tables::new(problem, &vec![true; problem.models.len()]);
     let rates: Vec<f64> =
         problem.models.iter().map(|model| model.planned_rate * (1.0 + MARGIN)).collect();
     let available: Vec<u32> = tables.kinds.iter().map(|kind| kind.count).collect();
     let most = problem.device_count();
     let best = rounds(&tables, &rates, &available, bound)
         .ok_or(Infeasible::Devices { bound, count: most })?;
-    Ok(best.iter().flat_map(|chosen| filled(&tables, chosen)).collect())
+    let mut filled: Vec<Filled> = best.iter().flat_map(|chosen| filled(&tables, chosen)).collect();
+    let fewer = filled.len().saturating_sub(1);
+    if rates.len() <= FEW_MODELS && fewer <= FEW_DEVICES && fewer as f64 >= bound {
+        // So few models that no stone need be left unturned.
+        if let Cover::Found(found) = exhaustive::cover(&tables, &rates, fewer, FEW_COMBINATIONS) {
+            filled = found;
+        }
+    }
+    let mut ledger = Ledger::new(problem, filled);
+    ledger.vacate();
+    Ok(ledger.spread())
 }
 
 fn count(chosen: &[Chosen]) -> u32 {
@@ -50,7 +74,7 @@ fn count(chosen: &[Chosen]) -> u32 {
 fn rounds(tables: &Tables, rates: &[f64], available: &[u32], bound: f64) -> Option<Vec<Chosen>> {
     let models = rates.len().max(1);
     let least = (bound - 1e-9).ceil() as u32;
-    let rounds = (EFFORT / (models * models)).clamp(2, 60);
+    let rounds = (EFFORT / models.pow(3)).clamp(2, 240);
     let mut rng = Rng::with_seed(SEED);
     let mut best: Option<Vec<Chosen>> = None;
     let mut lateness = vec![0.0; rates.len()];
@@ -66,7 +90,10 @@ fn rounds(tables: &Tables, rates: &[f64], available: &[u32], bound: f64) -> Opti
             companions: 12,
             devices_max: best.as_ref().map_or(u32::MAX, |it| count(it) - 1),
         };
-        let Some(found) = round(tables, &style, rates, available) else { continue };
+        // What a plan for a little more needs, this one needs at most.
+        let more = if turn % 4 == 3 { 1.0 + 0.12 * rng.f64() } else { 1.0 };
+        let asked: Vec<f64> = rates.iter().map(|rate| rate * more).collect();
+        let Some(found) = round(tables, &style, &asked, available) else { continue };
         lateness.fill(0.0);
         if let Some(last) = found.last() {
             for (model, served) in last.slots.iter().flat_map(|it| it.1.throughputs()) {

@@ -54,12 +54,15 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    pub fn new(problem: &Problem) -> Self {
+    /// For the models that are `wanted`; the others cannot be placed with them.
+    pub fn new(problem: &Problem, wanted: &[bool]) -> Self {
         let models = &problem.models;
         let duty_max_ms: Vec<f64> =
             models.iter().map(|model| (model.slo_ms - ROUNDING_MS) / 2.0).collect();
+        let limits = duty_max_ms.iter().zip(wanted);
+        let limits: Vec<f64> = limits.map(|(&ms, &it)| if it { ms } else { 0.0 }).collect();
         let kinds: Vec<Kind> =
-            (0..problem.devices.len()).map(|device| kind(problem, device, &duty_max_ms)).collect();
+            (0..problem.devices.len()).map(|device| kind(problem, device, &limits)).collect();
         let price = (0..models.len()).map(|model| price(&kinds, model)).collect();
         Self {
             kinds,
