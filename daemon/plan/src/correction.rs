@@ -61,12 +61,19 @@ impl Correction {
         self.refused_count = 0;
     }
 
+    fn recent(&self) -> impl Iterator<Item = u32> + '_ {
+        (1..=self.len.min(RECENT_COUNT))
+            .map(|age| self.ratios[(self.next + HISTORY_COUNT - age) % HISTORY_COUNT])
+    }
+
+    /// The smallest of the recent ratios; `None` when nothing was observed.
+    pub(crate) fn smallest(&self) -> Option<u32> {
+        self.recent().min()
+    }
+
     /// The largest of the recent ratios where it is above one; below one only on a full history.
     pub(crate) fn factor(&self) -> u32 {
-        let recent = (1..=self.len.min(RECENT_COUNT))
-            .map(|age| self.ratios[(self.next + HISTORY_COUNT - age) % HISTORY_COUNT])
-            .max()
-            .unwrap_or(UNITY);
+        let recent = self.recent().max().unwrap_or(UNITY);
         if recent > UNITY {
             return recent;
         }
@@ -101,6 +108,15 @@ mod tests {
         }
         correction.observe(UNITY / 2);
         assert_eq!(correction.factor(), UNITY);
+    }
+
+    #[test]
+    fn the_smallest_is_of_the_recent_ones() {
+        assert_eq!(observed([]).smallest(), None);
+        let mut correction = observed([UNITY / 4, 3 * UNITY]);
+        assert_eq!(correction.smallest(), Some(UNITY / 4));
+        (1..RECENT_COUNT).for_each(|_| correction.observe(2 * UNITY));
+        assert_eq!(correction.smallest(), Some(2 * UNITY));
     }
 
     #[test]

@@ -183,22 +183,25 @@ pub struct Head<'a> {
     pub deadline_ns: u64,
     /// Rows of the model's first request.
     pub rows: u32,
-    /// The model's [`BatchLimits::guard_ns`].
-    pub guard_ns: u64,
+    /// Of the model.
+    pub limits: &'a BatchLimits,
     /// The model's profile on that executor.
     pub profile: &'a LatencyProfile,
 }
 
-/// The model that should get the executor that its models share: the one whose first request
-/// must start earliest; the first of equals. `None` when no model has requests.
+/// The model that should get the executor that its models share from `start_ns` on: the one whose
+/// first request must start earliest; the first of equals. `None` when there is none.
 ///
-/// Expire first ([`decide`] with `executor_free` false): a hopeless request would win.
+/// A model whose first request cannot make its deadline there does not count: a faster executor may
+/// still run it, and meanwhile this one has others to run. So [`decide`] at `start_ns` closes a batch
+/// of the model that is returned.
 #[must_use]
-pub fn pick<'a>(heads: impl IntoIterator<Item = Head<'a>>) -> Option<usize> {
+pub fn pick<'a>(start_ns: u64, heads: impl IntoIterator<Item = Head<'a>>) -> Option<usize> {
     heads
         .into_iter()
+        .filter(|head| head.limits.makes(start_ns, head.deadline_ns, head.rows, head.profile))
         .min_by_key(|head| {
-            latest_start_ns(head.deadline_ns, head.rows, head.guard_ns, head.profile)
+            latest_start_ns(head.deadline_ns, head.rows, head.limits.guard_ns, head.profile)
         })
         .map(|head| head.model)
 }

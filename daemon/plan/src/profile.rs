@@ -118,6 +118,7 @@ pub struct LatencyProfile {
     p50_ns: Vec<u64>,
     p99_ns: Vec<u64>,
     corrected_ns: Vec<u64>,
+    soonest_ns: Vec<u64>,
     corrections: Vec<Correction>,
 }
 
@@ -132,11 +133,13 @@ impl LatencyProfile {
         }
         check_points(points)?;
         let p99_ns = running_max(points.iter().map(|point| point.p99_ns));
+        let p50_ns = running_max(points.iter().map(|point| point.p50_ns));
         Ok(Self {
             model: model.to_owned(),
             points: points.to_vec(),
             rows: points.iter().map(|point| point.rows).collect(),
-            p50_ns: running_max(points.iter().map(|point| point.p50_ns)),
+            soonest_ns: p50_ns.clone(),
+            p50_ns,
             corrected_ns: p99_ns.clone(),
             p99_ns,
             corrections: vec![Correction::new(); points.len()],
@@ -181,6 +184,14 @@ impl LatencyProfile {
         // A raised small batch can level out the corrected curve; larger ones still cost more.
         let growth_ns = self.p99_ns(rows) - self.p99_ns[last];
         corrected_ns.max(self.corrected_ns[last].saturating_add(growth_ns))
+    }
+
+    /// When to look for the end of a batch of `rows` that was just handed over: the least that one
+    /// near that size took of late, the measured median until one ran. Never above
+    /// [`latency_ns`](Self::latency_ns). For waking up, not for promises.
+    #[must_use]
+    pub fn soonest_ns(&self, rows: u32) -> u64 {
+        curve_at(&self.rows, &self.soonest_ns, rows).min(self.latency_ns(rows))
     }
 
     /// Rows of the largest batch, at most `max_rows`, predicted to take at most `budget_ns`;
@@ -252,10 +263,14 @@ impl LatencyProfile {
     }
 
     fn apply_corrections(&mut self) {
-        let mut largest_ns = 0;
+        let (mut largest_ns, mut soonest_ns) = (0, 0);
         for (index, correction) in self.corrections.iter().enumerate() {
             largest_ns = largest_ns.max(Correction::scale(self.p99_ns[index], correction.factor()));
             self.corrected_ns[index] = largest_ns;
+            let of_late = correction.smallest();
+            let of_late_ns = of_late.map(|ratio| Correction::scale(self.p99_ns[index], ratio));
+            soonest_ns = soonest_ns.max(of_late_ns.unwrap_or(self.p50_ns[index]));
+            self.soonest_ns[index] = soonest_ns;
         }
     }
 }

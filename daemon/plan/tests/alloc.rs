@@ -34,11 +34,13 @@ fn turn(queue: &mut DeadlineQueue<[u8; 64]>, profile: &mut LatencyProfile, now_n
             model: 0,
             deadline_ns: head.deadline_ns,
             rows: head.rows,
-            guard_ns: limits.guard_ns,
+            limits: &limits,
             profile,
         });
-        assert_eq!(pick(head).is_none(), queue.is_empty());
-        match decide(queue, &limits, true, at_ns, profile) {
+        let picked = pick(at_ns, head);
+        let decision = decide(queue, &limits, true, at_ns, profile);
+        assert_eq!(picked.is_some(), matches!(decision, Decision::Close { .. }));
+        match decision {
             Decision::Idle => return ran,
             Decision::Wait { .. } => unreachable!("an executor is free"),
             Decision::Expire { count } => take(queue, count),

@@ -109,14 +109,24 @@ fn what_was_observed_changes_what_is_decided() {
 }
 
 #[test]
-fn picks_the_model_that_must_start_first() {
+fn picks_the_model_that_must_start_first_of_those_that_still_can() {
     let (slow, fast) = (linear(1_000, 100), linear(100, 10));
-    let head =
-        |model, deadline_ns, profile| Head { model, deadline_ns, rows: 1, guard_ns: 5, profile };
-    assert_eq!(pick([]), None);
-    assert_eq!(pick([head(3, 2_000, &fast), head(4, 2_500, &slow)]), Some(4));
-    assert_eq!(pick([head(3, 1_000, &fast), head(4, 2_500, &slow)]), Some(3));
-    assert_eq!(pick([head(7, 2_000, &fast), head(6, 2_000, &fast)]), Some(7));
+    let limits = BatchLimits { max_batch: 1, guard_ns: 5 };
+    let head = |model, deadline_ns, profile| Head {
+        model,
+        deadline_ns,
+        rows: 1,
+        limits: &limits,
+        profile,
+    };
+    assert_eq!(pick(0, []), None);
+    assert_eq!(pick(0, [head(3, 2_000, &fast), head(4, 2_500, &slow)]), Some(4));
+    assert_eq!(pick(0, [head(3, 1_000, &fast), head(4, 2_500, &slow)]), Some(3));
+    assert_eq!(pick(0, [head(7, 2_000, &fast), head(6, 2_000, &fast)]), Some(7));
+    // At 1,396 the slow one is too late for 2,500, and does not keep the fast one waiting.
+    assert_eq!(pick(1_395, [head(3, 2_000, &fast), head(4, 2_500, &slow)]), Some(4));
+    assert_eq!(pick(1_396, [head(3, 2_000, &fast), head(4, 2_500, &slow)]), Some(3));
+    assert_eq!(pick(1_900, [head(3, 2_000, &fast), head(4, 2_500, &slow)]), None);
     assert_eq!(latest_start_ns(100, 1, 5, &fast), 0);
 }
 

@@ -133,6 +133,18 @@ fn one_slow_batch_raises_its_own_size_and_leaves_smaller_ones() {
 }
 
 #[test]
+fn the_soonest_end_is_the_least_of_late() {
+    let mut profile = ladder();
+    assert_eq!([1, 4, 8, 12].map(|rows| profile.soonest_ns(rows)), [1_000, 2_000, 3_000, 4_000]);
+    profile.observe(8, 9_000);
+    assert_eq!(profile.soonest_ns(8), 9_000);
+    profile.observe(8, 2_500);
+    assert_eq!([1, 6, 8].map(|rows| profile.soonest_ns(rows)), [1_000, 2_250, 2_500]);
+    (0..16).for_each(|_| profile.observe(8, 3_500));
+    assert_eq!(profile.soonest_ns(8), 3_500);
+}
+
+#[test]
 fn a_raised_smaller_batch_does_not_flatten_what_lies_above_the_points() {
     let mut profile = ladder();
     profile.observe(4, 12_000);
@@ -191,6 +203,7 @@ proptest! {
             prop_assert!(profile.latency_ns(rows) <= profile.latency_ns(rows + 1));
             prop_assert!(profile.p50_ns(rows) <= profile.p99_ns(rows));
             prop_assert!(profile.latency_ns(rows) >= 1);
+            prop_assert!(profile.soonest_ns(rows) <= profile.latency_ns(rows));
         }
         prop_assert!(profile.latency_ns(u32::MAX - 1) <= profile.latency_ns(u32::MAX));
     }
