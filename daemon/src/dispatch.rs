@@ -4,19 +4,22 @@
 //! allocates nothing on the way of a request. It never looks at payload: only rings are mapped here.
 
 mod batches;
+mod reports;
 mod submissions;
 
 use gpulet_abi::status::Status;
 use gpulet_plan::policy::{BATCH_REQUESTS_MAX, Decision, decide};
+use gpulet_plan::queue::Entry;
 use tracing::info;
 
-use crate::executor::{EXECUTORS_MAX, Executors};
+use crate::executor::Executors;
 use crate::models::Models;
 use crate::request::{RequestId, Timing};
 use crate::session::Sessions;
 
-/// Requests that can come back to a queue from executors that were lost, beyond the queue's limit.
-pub const REQUEUE_MAX: u32 = BATCH_REQUESTS_MAX * EXECUTORS_MAX as u32;
+/// Requests of a model that gpulets can have at a time. So many can come back to its queue from
+/// executors that were lost, beyond the queue's limit.
+pub const REQUEUE_MAX: u32 = 64 * BATCH_REQUESTS_MAX;
 
 /// Everything a request passes through.
 #[derive(Debug)]
@@ -38,6 +41,8 @@ pub struct Dispatcher {
     /// Completions could not be posted for lack of room: look again soon, no bell will ring.
     stalled: bool,
     next_batch: u64,
+    /// The requests of the batch that is being closed; empty otherwise.
+    closing: Vec<Entry<RequestId>>,
 }
 
 impl Dispatcher {
@@ -53,6 +58,7 @@ impl Dispatcher {
             queued_count: 0,
             stalled: false,
             next_batch: 0,
+            closing: Vec::with_capacity(BATCH_REQUESTS_MAX as usize),
         }
     }
 
@@ -104,8 +110,8 @@ impl Dispatcher {
         }
     }
 
-    /// When a queued request must be looked at again although nothing happened; `None` if none is
-    /// queued.
+    /// When a queued request must be looked at again although nothing happened: it expires, or a
+    /// gpulet is sent its next batch. `None` if none is queued.
     pub fn wake_ns(&self, now_ns: u64) -> Option<u64> {
         if self.queued_count == 0 {
             return None;
@@ -120,7 +126,10 @@ impl Dispatcher {
                 _ => Some(now_ns),
             }
         };
-        self.models.iter().filter_map(wait).min()
+        let expiries = self.models.iter().filter_map(wait);
+        let takers = self.executors.iter().filter(|(_, executor)| executor.takes_batches());
+        let gpulets = takers.flat_map(|(_, executor)| &executor.gpulets);
+        expiries.chain(gpulets.filter_map(|gpulet| gpulet.free_again_ns(now_ns))).min()
     }
 
     /// Requests in queues or in executors.

@@ -10,7 +10,7 @@
 //! | `turns`    | the thread that takes commands and reports                         |
 //! | [`control`]| the control socket                                                 |
 //! | [`loader`] | the thread that loads models                                       |
-//! | [`engine`] | what batches are run on: [`host`], or [`crate::cuda::engine`]      |
+//! | [`engine`] | what batches are run on: [`host`], [`replay`], [`crate::cuda::engine`] |
 //! | [`batch`]  | how the host runs a batch                                          |
 
 pub mod batch;
@@ -18,6 +18,7 @@ pub mod control;
 pub mod engine;
 pub mod host;
 pub mod loader;
+pub mod replay;
 pub mod start;
 mod turns;
 
@@ -33,6 +34,7 @@ use crate::cuda;
 use control::Control;
 use engine::Fault;
 use host::{Host, HostLoad};
+use replay::{ReplayLoad, Replayer};
 use start::Ready;
 
 /// Why an executor gave up.
@@ -90,6 +92,10 @@ pub fn serve(control: OwnedFd) -> Result<(), ExecuteError> {
         Ready::Host(backend) => {
             let engine = Host::new(started.gpulet_count);
             turns::run(control, started, engine, HostLoad(backend))
+        }
+        Ready::Replay(replay) => {
+            let engine = Replayer::new(started.gpulet_count);
+            turns::run(control, started, engine, ReplayLoad(replay))
         }
         Ready::Cuda(gpu) => {
             let engine = cuda::engine::Engine::new(Arc::clone(&gpu)).map_err(io_error("CUDA"))?;

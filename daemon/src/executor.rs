@@ -1,22 +1,22 @@
-//! Executors as the daemon sees them: processes that are started, told what to do, watched and
-//! replaced.
+//! Executors as the daemon sees them: processes that host gpulets, and are started, told what to do,
+//! watched and replaced.
 //!
 //! An executor's life: *waiting* (for its start or restart), *starting* (the process runs and gets
 //! ready), *running*, *dying* (told to go or lost; until the kernel says that the process is gone its
-//! threads may still write to slots, so nothing of its batch is touched), and then *waiting* again or
-//! *gone*.
+//! threads may still write to slots, so nothing of its batches is touched), and then *waiting* again
+//! or *gone*.
+
+mod table;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use gpulet_abi::doorbell::Doorbell;
 use gpulet_abi::frame;
 use gpulet_abi::region::MappedRing;
 use gpulet_abi::ring::{Consumer, Producer};
-use gpulet_plan::policy::BATCH_REQUESTS_MAX;
-use gpulet_plan::queue::Entry;
 use gpulet_torch::OPENMP_SPIN;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -24,37 +24,18 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tracing::{info, warn};
 
 use crate::clock::now_ns;
-use crate::config::Gpulet;
-use crate::request::RequestId;
+use crate::config;
+use crate::gpulet::Gpulet;
 use crate::wire::{
     BatchCommand, BatchReport, FromExecutor, Link, Start, ToExecutor, receive, send,
 };
 
-/// Executors that can exist at a time: one bit each in an [`ExecutorSet`].
-pub const EXECUTORS_MAX: usize = 64;
+pub use table::{EXECUTORS_MAX, ExecutorSet, Executors, find_program};
+
 /// An executor that dies sooner than this after its start was not well, and its successor waits.
 const HEALTHY_NS: u64 = 10_000_000_000;
 const BACKOFF_MIN_NS: u64 = 100_000_000;
 const BACKOFF_MAX_NS: u64 = 10_000_000_000;
-
-/// A set of executors.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ExecutorSet(u64);
-
-impl ExecutorSet {
-    /// Whether an executor is in it.
-    pub fn contains(self, executor: u32) -> bool {
-        self.0 & (1 << executor) != 0
-    }
-    /// Puts an executor in.
-    pub fn insert(&mut self, executor: u32) {
-        self.0 |= 1 << executor;
-    }
-    /// Takes an executor out.
-    pub fn remove(&mut self, executor: u32) {
-        self.0 &= !(1 << executor);
-    }
-}
 
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,21 +55,17 @@ pub enum State {
     Gone,
 }
 
-/// The batch that an executor has.
-#[derive(Debug)]
-pub struct Batch {
-    /// Echoed in the report.
-    pub id: u64,
-    /// The model it is of.
-    pub model: u32,
-    /// Rows of all requests.
-    pub rows: u32,
-    /// When it was sent.
-    pub sent_ns: u64,
-    /// When it should be done.
-    pub expected_ns: u64,
-    /// As they were in the queue.
-    pub entries: Vec<Entry<RequestId>>,
+impl State {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Waiting { .. } => "waiting",
+            State::Starting => "starting",
+            State::Running => "running",
+            State::Dying => "dying",
+            State::Gone => "gone",
+        }
+    }
 }
 
 /// A running process and the ways to talk to it.
@@ -120,8 +97,8 @@ pub enum Source {
 /// One executor.
 #[derive(Debug)]
 pub struct Executor {
-    /// What the config says of its gpulet.
-    pub gpulet: Gpulet,
+    /// Where its batches run, in the order of `start.gpulets`.
+    pub gpulets: Vec<Gpulet>,
     /// What it is told at its start.
     pub start: Start,
     /// Set for its process, beside what the daemon has itself.
@@ -134,41 +111,40 @@ pub struct Executor {
     pub backend: String,
     /// Processes after the first.
     pub restart_count: u64,
-    /// Batches reported.
-    pub batch_count: u64,
-    /// The batch it has; `entries` is empty when it has none.
-    pub batch: Batch,
     process: Option<Process>,
     backoff_ns: u64,
 }
 
 impl Executor {
-    /// An executor whose process is still to be started.
-    pub fn new(gpulet: Gpulet, start: Start) -> Executor {
-        let entries = Vec::with_capacity(BATCH_REQUESTS_MAX as usize);
+    /// An executor whose process is still to be started, with the gpulets that `start` names.
+    pub fn new(gpulets: Vec<config::Gpulet>, start: Start) -> Executor {
+        assert_eq!(gpulets.len(), start.gpulets.len(), "as the executor is told");
         Executor {
-            gpulet,
+            gpulets: gpulets.into_iter().map(Gpulet::new).collect(),
             start,
             environment: Vec::new(),
             state: State::Waiting { until_ns: 0 },
             retired: false,
             backend: String::new(),
             restart_count: 0,
-            batch_count: 0,
-            batch: Batch { id: 0, model: 0, rows: 0, sent_ns: 0, expected_ns: 0, entries },
             process: None,
             backoff_ns: 0,
         }
     }
 
-    /// Whether it could take a batch now.
-    pub fn is_free(&self) -> bool {
-        self.state == State::Running && self.batch.entries.is_empty() && !self.retired
+    /// Its name, for logs: that of its gpulet, if it has one alone.
+    pub fn name(&self) -> &str {
+        &self.start.executor
     }
 
-    /// When it can take the next batch: 0 if now, or if nobody knows.
-    pub fn busy_until_ns(&self) -> u64 {
-        if self.batch.entries.is_empty() { 0 } else { self.batch.expected_ns }
+    /// Whether its gpulets can be sent batches.
+    pub fn takes_batches(&self) -> bool {
+        self.state == State::Running && !self.retired
+    }
+
+    /// Whether none of its gpulets has a batch.
+    pub fn is_idle(&self) -> bool {
+        self.gpulets.iter().all(Gpulet::is_idle)
     }
 
     /// Its process, while there is one.
@@ -231,7 +207,7 @@ impl Executor {
     pub fn tell(&mut self, message: &ToExecutor, descriptors: &[std::os::fd::BorrowedFd<'_>]) {
         let Some(process) = &self.process else { return };
         if let Err(error) = send(&process.control, message, descriptors) {
-            warn!(gpulet = self.gpulet.name, %error, "the executor takes no messages");
+            warn!(executor = self.name(), %error, "the executor takes no messages");
             self.kill();
         }
     }
@@ -247,19 +223,24 @@ impl Executor {
                 None
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            // It went without having read all that it was told.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                self.kill();
+                None
+            }
             Err(error) => {
-                warn!(gpulet = self.gpulet.name, %error, "the executor talks nonsense");
+                warn!(executor = self.name(), %error, "the executor talks nonsense");
                 self.kill();
                 None
             }
         }
     }
 
-    /// Hands it a batch. It must be free.
+    /// Hands it a batch, which its gpulet must have room for.
     pub fn run(&mut self, command: &BatchCommand) {
         let Some(process) = &mut self.process else { return };
-        // One batch at a time, and the ring holds more: it cannot be full unless its memory was
-        // written over, and then the executor is not one we can talk to.
+        // The ring has room for all that gpulets take: it cannot be full unless its memory was written
+        // over, and then the executor is not one we can talk to.
         let sent = process.commands.push(command).is_ok();
         if process.commands.commit() {
             let _ = process.command_bell.signal();
@@ -298,7 +279,7 @@ impl Executor {
         }
     }
 
-    /// Tells it to go by hanging up. It must have no batch.
+    /// Tells it to go by hanging up. It must be idle.
     pub fn dismiss(&mut self) {
         if let Some(process) = &self.process {
             // Its end of the pair reads end-of-file; ours stays open until the process is gone.
@@ -331,7 +312,7 @@ impl Executor {
         let lived_ns = now_ns.saturating_sub(process.started_ns);
         self.process = None;
         if self.retired {
-            info!(gpulet = self.gpulet.name, %status, "executor gone");
+            info!(executor = self.name(), %status, "executor gone");
             self.state = State::Gone;
             return true;
         }
@@ -343,84 +324,9 @@ impl Executor {
         // The first loss is answered at once; only those that keep dying are kept waiting.
         let first = self.backoff_ns == BACKOFF_MIN_NS;
         let until_ns = if first { now_ns } else { now_ns + self.backoff_ns };
-        warn!(gpulet = self.gpulet.name, %status, wait_ns = until_ns - now_ns, "executor lost");
+        warn!(executor = self.name(), %status, wait_ns = until_ns - now_ns, "executor lost");
         self.restart_count += 1;
         self.state = State::Waiting { until_ns };
         true
     }
-}
-
-/// All executors, by an index that is reused.
-#[derive(Debug)]
-pub struct Executors {
-    /// The program that every executor runs.
-    pub program: PathBuf,
-    table: Vec<Executor>,
-}
-
-impl Executors {
-    /// No executors yet.
-    pub fn new(program: PathBuf) -> Executors {
-        Executors { program, table: Vec::new() }
-    }
-
-    /// Adds one, in the place of one that is gone if there is such; `None` if there are
-    /// [`EXECUTORS_MAX`].
-    pub fn add(&mut self, executor: Executor) -> Option<u32> {
-        if let Some(index) = self.table.iter().position(|other| other.state == State::Gone) {
-            self.table[index] = executor;
-            return Some(index as u32);
-        }
-        if self.table.len() == EXECUTORS_MAX {
-            return None;
-        }
-        self.table.push(executor);
-        Some(self.table.len() as u32 - 1)
-    }
-
-    /// An executor.
-    #[inline]
-    pub fn get_mut(&mut self, index: u32) -> Option<&mut Executor> {
-        self.table.get_mut(index as usize)
-    }
-
-    /// An executor.
-    #[inline]
-    pub fn get(&self, index: u32) -> Option<&Executor> {
-        self.table.get(index as usize)
-    }
-
-    /// All, with their indices.
-    pub fn iter(&self) -> impl Iterator<Item = (u32, &Executor)> {
-        self.table.iter().enumerate().map(|(index, executor)| (index as u32, executor))
-    }
-
-    /// All, with their indices.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Executor)> {
-        self.table.iter_mut().enumerate().map(|(index, executor)| (index as u32, executor))
-    }
-
-    /// How many indices there are.
-    pub fn len(&self) -> u32 {
-        self.table.len() as u32
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.table.is_empty()
-    }
-}
-
-/// Where the executor's program is: beside `exe`, or in `../lib/gpulet` from there.
-///
-/// # Errors
-/// `NotFound`, naming both places.
-pub fn find_program(exe: &Path) -> io::Result<PathBuf> {
-    let name = "gpulet-executor";
-    let folder = exe.parent().unwrap_or(Path::new("/"));
-    let places = [folder.join(name), folder.join("../lib/gpulet").join(name)];
-    places.iter().find(|place| place.is_file()).cloned().ok_or_else(|| {
-        let text = format!("{name} is neither {} nor {}", places[0].display(), places[1].display());
-        io::Error::new(io::ErrorKind::NotFound, text)
-    })
 }

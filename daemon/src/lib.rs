@@ -4,11 +4,11 @@
 //! ([`connection`], [`access`]) and get a session ([`session`]), a region of shared memory in which
 //! their requests and answers travel. The dispatcher ([`dispatch`]) takes requests ([`request`]) from
 //! the rings, keeps a queue for each model ([`models`]), lets the planner's policy close batches, and
-//! hands them to executors ([`executor`]): processes that hold the gpulets and run the models
-//! (`gpulet-executor`, whose own code is in [`execute`] and [`backend`]). The two talk as [`wire`]
-//! says. [`device`] knows the GPUs, and [`mps`] keeps that running which holds shares of them.
-//! [`config`], [`model`] and [`limits`] are what it is told from outside; [`state`] and [`notify`] are
-//! what it tells.
+//! hands them to gpulets ([`gpulet`]). Executors ([`executor`]) host these, one or several each: they
+//! are the processes that run the models (`gpulet-executor`, whose own code is in [`execute`],
+//! [`backend`] and [`cuda`]). The two talk as [`wire`] says. [`device`] knows the GPUs, and [`mps`]
+//! keeps that running which holds shares of them. [`config`], [`model`] and [`limits`] are what it is
+//! told from outside; [`state`] and [`notify`] are what it tells.
 //!
 //! Nothing on the way of a request allocates, blocks or looks at payload.
 
@@ -24,6 +24,7 @@ pub mod dispatch;
 pub mod document;
 pub mod execute;
 pub mod executor;
+pub mod gpulet;
 pub mod limits;
 pub mod log;
 pub mod model;

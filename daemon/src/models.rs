@@ -6,11 +6,12 @@ use gpulet_abi::frame::Frame;
 use gpulet_abi::layout::{ModelSpec, TensorSpec, put_text};
 use gpulet_abi::status::Status;
 use gpulet_abi::tensor::SlotLayout;
-use gpulet_plan::policy::BatchLimits;
+use gpulet_plan::policy::{BATCH_REQUESTS_MAX, BatchLimits};
 use gpulet_plan::profile::LatencyProfile;
 use gpulet_plan::queue::DeadlineQueue;
 use hdrhistogram::Histogram;
 
+use crate::gpulet::GpuletId;
 use crate::model::{Builtin, Model, Source, Tensor};
 use crate::request::RequestId;
 
@@ -19,11 +20,15 @@ const GUARD_NS: u64 = 50_000;
 /// Longest latency told apart in the statistics.
 const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
 
-/// A model in one executor.
+/// A model in one gpulet. An executor loads it once for all of its gpulets, so either each of them has
+/// an instance or none.
 #[derive(Debug)]
 pub struct Instance {
-    /// Index in [`crate::executor::Executors`].
-    pub executor: u32,
+    /// Where.
+    pub gpulet: GpuletId,
+    /// Whether the config has the model run there, and not only in another gpulet of that executor.
+    /// A model that is open nowhere in an executor is unloaded when nothing of it runs.
+    pub open: bool,
     /// Whether it can run.
     pub state: InstanceState,
 }
@@ -31,7 +36,9 @@ pub struct Instance {
 /// See [`Instance`].
 #[derive(Debug)]
 pub enum InstanceState {
-    /// The executor was told to load it, or is being started.
+    /// The executor is still to be told to load it.
+    Waiting,
+    /// The executor was told, and has not answered.
     Loading,
     /// Warm; what its batches take.
     Ready(Box<LatencyProfile>),
@@ -45,9 +52,11 @@ pub enum InstanceState {
 }
 
 impl InstanceState {
-    /// Whether a fresh process should load it.
-    pub fn should_load(&self) -> bool {
-        !matches!(self, InstanceState::Failed { retry: false, .. })
+    /// A fresh process may succeed where the last one could not.
+    pub fn retry(&mut self) {
+        if matches!(self, InstanceState::Failed { retry: true, .. }) {
+            *self = InstanceState::Waiting;
+        }
     }
 }
 
@@ -119,10 +128,14 @@ pub struct Hosted {
     pub limits: BatchLimits,
     /// Where it is, or is being, loaded.
     pub instances: Vec<Instance>,
-    /// Its batches that executors have.
+    /// Its batches that gpulets have.
     pub running_count: u32,
-    /// Most requests in `queue`; its capacity is larger by what may come back from lost executors.
+    /// The requests in these; at most `requeue_max`.
+    pub running_requests: u32,
+    /// Most requests that clients can have in `queue`.
     pub queue_max: u32,
+    /// Most requests that come back to `queue` from lost executors: its capacity is so much larger.
+    pub requeue_max: u32,
     /// It was warm once: requests wait for a restart rather than be told that it is loading.
     pub ever_ready: bool,
     /// Replaced or removed: takes nothing new, and goes when nothing runs.
@@ -148,7 +161,9 @@ impl Hosted {
             limits,
             instances: Vec::new(),
             running_count: 0,
+            running_requests: 0,
             queue_max,
+            requeue_max,
             ever_ready: false,
             retired: false,
             counters: Counters::new(),
@@ -169,10 +184,10 @@ impl Hosted {
         }
         let mut failure = None;
         let mut loading = false;
-        for instance in &self.instances {
+        for instance in self.instances.iter().filter(|it| it.open) {
             match &instance.state {
                 InstanceState::Ready(_) => return Readiness::Ready,
-                InstanceState::Loading => loading = true,
+                InstanceState::Waiting | InstanceState::Loading => loading = true,
                 InstanceState::Failed { error, .. } => failure = Some(error),
             }
         }
@@ -183,25 +198,39 @@ impl Hosted {
         }
     }
 
+    /// Whether there would be room for another batch if all of them came back from lost executors.
+    #[inline]
+    pub fn has_requeue_room(&self) -> bool {
+        let next = self.queue.len().min(BATCH_REQUESTS_MAX as usize) as u32;
+        self.running_requests + next <= self.requeue_max
+    }
+
     /// Bytes of slot that `rows` rows take; `None` for none, or more than `max_batch`.
     #[inline]
     pub fn slot_bytes(&self, rows: u32) -> Option<u64> {
         self.slot_bytes.get((rows as usize).wrapping_sub(1)).copied()
     }
 
-    /// The instance of an executor.
-    pub fn instance_mut(&mut self, executor: u32) -> Option<&mut Instance> {
-        self.instances.iter_mut().find(|instance| instance.executor == executor)
+    /// The instance in a gpulet.
+    pub fn instance_mut(&mut self, gpulet: GpuletId) -> Option<&mut Instance> {
+        self.instances.iter_mut().find(|instance| instance.gpulet == gpulet)
     }
 
-    /// The profile of the warm instance in an executor.
-    pub fn profile(&self, executor: u32) -> Option<&LatencyProfile> {
-        self.instances.iter().find(|instance| instance.executor == executor)?.profile()
+    /// The instances in an executor.
+    pub fn instances_in(&mut self, executor: u32) -> impl Iterator<Item = &mut Instance> {
+        self.instances.iter_mut().filter(move |it| it.gpulet.executor == executor)
+    }
+
+    /// The profile of the instance in a gpulet, if it can be given batches.
+    #[inline]
+    pub fn profile(&self, gpulet: GpuletId) -> Option<&LatencyProfile> {
+        let instance = self.instances.iter().find(|instance| instance.gpulet == gpulet)?;
+        instance.profile().filter(|_| instance.open)
     }
 
     /// The profile of the instance that runs one row fastest.
     pub fn fastest(&self) -> Option<&LatencyProfile> {
-        let profiles = self.instances.iter().filter_map(Instance::profile);
+        let profiles = self.instances.iter().filter(|it| it.open).filter_map(Instance::profile);
         profiles.min_by_key(|profile| profile.latency_ns(1))
     }
 }

@@ -5,7 +5,9 @@
 //! it. Everything rare (connections, control messages, signals, reloads) happens between turns.
 
 mod clients;
+mod executors;
 mod lifecycle;
+mod placing;
 mod starts;
 
 use std::io;
@@ -218,7 +220,7 @@ impl Server {
         self.notifier.feed_watchdog(now_ns);
         self.dispatcher.kill_hung(now_ns, self.config.hang_timeout_ns);
         self.start_executors(now_ns);
-        self.retire_models();
+        self.unload_closed();
         self.close_silent(now_ns);
         if self.starved {
             self.accept(now_ns);

@@ -6,7 +6,8 @@ use gpulet_abi::status::Status;
 use serde::Serialize;
 
 use crate::dispatch::Dispatcher;
-use crate::executor;
+use crate::executor::Executor;
+use crate::gpulet::GpuletId;
 use crate::models::{Hosted, Readiness};
 
 /// Everything.
@@ -18,6 +19,7 @@ pub struct State {
     draining: bool,
     sessions: Vec<SessionState>,
     models: Vec<ModelState>,
+    gpulets: Vec<GpuletState>,
     executors: Vec<ExecutorState>,
 }
 
@@ -53,14 +55,30 @@ struct ModelState {
 }
 
 #[derive(Debug, Serialize)]
+struct GpuletState {
+    name: String,
+    /// The name of its executor; of two of the same name, one is about to go.
+    executor: String,
+    /// Of that executor.
+    state: &'static str,
+    mechanism: &'static str,
+    device: Option<String>,
+    share_pct: u8,
+    /// Models that can run there now.
+    models: usize,
+    running: usize,
+    batches: u64,
+}
+
+#[derive(Debug, Serialize)]
 struct ExecutorState {
-    gpulet: String,
+    name: String,
+    gpulets: Vec<String>,
     pid: Option<u32>,
     state: &'static str,
     backend: String,
     threads: u32,
     cpus: Vec<u32>,
-    batches: u64,
     restarts: u64,
 }
 
@@ -74,6 +92,7 @@ impl State {
             draining: dispatcher.draining,
             sessions: dispatcher.sessions.iter().map(session_state).collect(),
             models: dispatcher.models.iter().map(model_state).collect(),
+            gpulets: gpulet_states(dispatcher),
             executors: dispatcher.executors.iter().map(|(_, it)| executor_state(it)).collect(),
         }
     }
@@ -125,21 +144,37 @@ fn model_state(hosted: &Hosted) -> ModelState {
     }
 }
 
-fn executor_state(executor: &executor::Executor) -> ExecutorState {
+fn gpulet_states(dispatcher: &Dispatcher) -> Vec<GpuletState> {
+    let mut states = Vec::new();
+    for (number, executor) in dispatcher.executors.iter() {
+        for (index, gpulet) in executor.gpulets.iter().enumerate() {
+            let id = GpuletId { executor: number, index: index as u32 };
+            let mechanism = &gpulet.config.mechanism;
+            states.push(GpuletState {
+                name: gpulet.config.name.clone(),
+                executor: executor.name().to_owned(),
+                state: executor.state.name(),
+                mechanism: mechanism.word(),
+                device: mechanism.device().map(ToString::to_string),
+                share_pct: gpulet.config.share_pct,
+                models: dispatcher.models.iter().filter(|it| it.profile(id).is_some()).count(),
+                running: gpulet.batches().count(),
+                batches: gpulet.batch_count,
+            });
+        }
+    }
+    states
+}
+
+fn executor_state(executor: &Executor) -> ExecutorState {
     ExecutorState {
-        gpulet: executor.gpulet.name.clone(),
+        name: executor.name().to_owned(),
+        gpulets: executor.gpulets.iter().map(|gpulet| gpulet.config.name.clone()).collect(),
         pid: executor.pid(),
-        state: match executor.state {
-            executor::State::Waiting { .. } => "waiting",
-            executor::State::Starting => "starting",
-            executor::State::Running => "running",
-            executor::State::Dying => "dying",
-            executor::State::Gone => "gone",
-        },
+        state: executor.state.name(),
         backend: executor.backend.clone(),
         threads: executor.start.thread_count,
         cpus: executor.start.cpus.clone(),
-        batches: executor.batch_count,
         restarts: executor.restart_count,
     }
 }

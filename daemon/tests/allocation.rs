@@ -13,9 +13,10 @@ use gpulet_abi::region::{Geometry, MappedRing, Region};
 use gpulet_abi::ring::{Consumer, Producer};
 use gpulet_abi::status::Status;
 use gpulet_daemon::clock::now_ns;
-use gpulet_daemon::config::{Gpulet, Mechanism, ModelSet};
+use gpulet_daemon::config::{DeviceName, Gpulet, Mechanism, ModelSet};
 use gpulet_daemon::dispatch::{Dispatcher, REQUEUE_MAX};
 use gpulet_daemon::executor::{Executor, Executors, State};
+use gpulet_daemon::gpulet::GpuletId;
 use gpulet_daemon::limits::Limits;
 use gpulet_daemon::model;
 use gpulet_daemon::models::{Instance, InstanceState};
@@ -33,7 +34,8 @@ const SLOTS: u32 = 32;
 /// Shorter than there are slots, so that it fills.
 const QUEUE_MAX: u32 = 16;
 
-/// A dispatcher with one session and one executor, and the client's end of that session.
+/// A dispatcher with one session and one executor, and the client's end of that session. The executor
+/// has one gpulet on the host, or several that play a GPU and are sent batches ahead.
 struct Bed {
     dispatcher: Dispatcher,
     submissions: Producer<MappedRing, Submission>,
@@ -53,7 +55,7 @@ impl Statuses {
 }
 
 impl Bed {
-    fn new() -> Bed {
+    fn new(gpulet_count: u32) -> Bed {
         let program = Path::new(env!("CARGO_BIN_EXE_gpulet-executor")).to_owned();
         let mut dispatcher = Dispatcher::new(Executors::new(program.clone()), 64);
         let folder = tempfile::tempdir().unwrap();
@@ -65,18 +67,23 @@ impl Bed {
         };
         let (null, echo) = (add("null", "builtin = \"null\""), add("echo", "builtin = \"echo\""));
         let poll = Poll::new().unwrap();
-        let executor = start_executor(&program, &poll, folder.path());
+        let executor = start_executor(&program, &poll, folder.path(), gpulet_count);
         let executor = dispatcher.executors.add(executor).unwrap();
         let hosted = dispatcher.models.get_mut(echo).unwrap();
         hosted.ever_ready = true;
-        hosted.instances.push(Instance { executor, state: InstanceState::Loading });
+        hosted.instances = (0..gpulet_count)
+            .map(|index| GpuletId { executor, index })
+            .map(|gpulet| Instance { gpulet, open: true, state: InstanceState::Loading })
+            .collect();
         let load = ToExecutor::Load { instance: echo, model: Box::new(hosted.model.clone()) };
         let executor = dispatcher.executors.get_mut(executor).unwrap();
         executor.tell(&load, &[]);
         match hear(executor) {
             FromExecutor::Loaded { points, .. } => {
-                let profile = LatencyProfile::new("echo", &points[0]).unwrap();
-                hosted.instances[0].state = InstanceState::Ready(Box::new(profile));
+                for (instance, points) in hosted.instances.iter_mut().zip(points) {
+                    let profile = LatencyProfile::new("echo", &points).unwrap();
+                    instance.state = InstanceState::Ready(Box::new(profile));
+                }
             }
             other => panic!("{other:?}"),
         }
@@ -131,19 +138,28 @@ impl Drop for Bed {
     }
 }
 
-fn start_executor(program: &Path, poll: &Poll, profiles_dir: &Path) -> Executor {
-    let mechanism = Mechanism::Replay { profiles_dir: profiles_dir.to_owned() };
-    let (name, models) = ("r0".to_owned(), ModelSet::All);
-    let gpulet = Gpulet { name, mechanism, share_pct: 100, memory_bytes: None, models };
+fn start_executor(program: &Path, poll: &Poll, profiles_dir: &Path, count: u32) -> Executor {
+    let gpulet = |index: u32| Gpulet {
+        name: format!("r{index}"),
+        mechanism: Mechanism::Replay {
+            profiles_dir: profiles_dir.to_owned(),
+            device: (count > 1).then_some(DeviceName::Index(0)),
+        },
+        share_pct: 10,
+        memory_bytes: None,
+        models: ModelSet::All,
+    };
+    let gpulets: Vec<Gpulet> = (0..count).map(gpulet).collect();
+    let entry = |gpulet: &Gpulet| GpuletStart { name: gpulet.name.clone(), share_pct: 10 };
     let start = Start {
         executor: "r0".to_owned(),
-        gpulets: vec![GpuletStart { name: "r0".to_owned(), share_pct: 100 }],
+        gpulets: gpulets.iter().map(entry).collect(),
         backend: Backend::Replay { profiles_dir: profiles_dir.to_owned() },
         thread_count: 1,
         cpus: Vec::new(),
         spin_ns: 0,
     };
-    let mut executor = Executor::new(gpulet, start);
+    let mut executor = Executor::new(gpulets, start);
     executor.spawn(program, poll.registry(), Token(0)).unwrap();
     assert!(matches!(hear(&mut executor), FromExecutor::Started { .. }));
     executor.state = State::Running;
@@ -191,7 +207,7 @@ fn round(bed: &mut Bed) -> u32 {
 
 #[test]
 fn the_request_path_allocates_nothing() {
-    let mut bed = Bed::new();
+    let mut bed = Bed::new(1);
     // The first batch has the executor map the region, which takes a message.
     round(&mut bed);
     let mut answers = 0;
@@ -206,10 +222,33 @@ fn the_request_path_allocates_nothing() {
     assert_eq!(seen.count_total, 1, "the counter counts");
 }
 
+#[test]
+fn batches_sent_ahead_to_several_gpulets_allocate_nothing() {
+    let mut bed = Bed::new(2);
+    let echo = bed.echo;
+    let mut answered = 0;
+    // A batch, or two, of each request: more than gpulets can run at a time.
+    let mut round = |bed: &mut Bed| {
+        for slots in [0..SLOTS / 2, SLOTS / 2..SLOTS] {
+            bed.send(slots.map(|slot| RawSession::infer(echo, slot, 5)));
+            bed.turn_once();
+        }
+        answered += bed.answers(SLOTS).of(Status::Ok);
+        bed.dispatcher.prepare_sleep();
+        bed.dispatcher.awake();
+    };
+    round(&mut bed);
+    let counted = allocation_counter::measure(|| (0..100).for_each(|_| round(&mut bed)));
+    assert_eq!(counted.count_total, 0);
+    assert!(answered > 101 * SLOTS / 2, "{answered}");
+    let executor = bed.dispatcher.executors.get(0).unwrap();
+    assert!(executor.gpulets.iter().all(|gpulet| gpulet.batch_count > 50));
+}
+
 /// Requests that expire behind an executor that is stopped, and one that is cancelled there.
 #[test]
 fn what_never_runs_allocates_nothing() {
-    let mut bed = Bed::new();
+    let mut bed = Bed::new(1);
     round(&mut bed);
     let pid = bed.dispatcher.executors.get(0).and_then(Executor::pid).unwrap();
     let frozen = process::Frozen::new(pid);

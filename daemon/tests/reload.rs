@@ -174,8 +174,10 @@ fn a_gpulet_can_go_while_its_executor_waits_for_its_restart() {
         support::eventually("its model is warm", || {
             (daemon.log().matches("model ready gpulet=\"r1\"").count() > round).then_some(())
         });
-        support::process::signal(daemon.executor_pid("r1"), Signal::KILL);
-        daemon.wait_for("it is lost", |state| state.executor_pid("r1").is_none().then_some(()));
+        let pid = daemon.executor_pid("r1");
+        support::process::signal(pid, Signal::KILL);
+        daemon
+            .wait_for("it is lost", |state| (state.executor_pid("r1") != Some(pid)).then_some(()));
     }
     daemon.edit_config(&second, "");
     daemon.reload();
@@ -186,6 +188,34 @@ fn a_gpulet_can_go_while_its_executor_waits_for_its_restart() {
     assert!(error.to_string().contains("no gpulet of the config hosts it"), "{error}");
     let echo = open(&mut session, "echo");
     echo_once(&mut session, echo, 1, 1);
+}
+
+/// What waits for a model is answered as soon as no gpulet is left to run it.
+#[test]
+fn a_queue_that_loses_its_last_gpulet_is_answered_at_once() {
+    let first = format!("{REPLAY}models = [\"echo\"]\n");
+    let second = first.replace("r0", "r1").replace("echo", "lone");
+    let gpulets = format!("{first}{second}");
+    let daemon = Setup::builtin().model("lone", &ECHO).gpulets(&gpulets).start();
+    let mut session = daemon.session();
+    let lone = open(&mut session, "lone");
+    let frozen = Frozen::new(daemon.executor_pid("r1"));
+    submit(&mut session, lone, 1, 0);
+    daemon.wait_for("one runs", |state| (state.count("lone", "running") == 1).then_some(()));
+    for seed in 1..4 {
+        submit(&mut session, lone, 1, seed);
+    }
+    daemon.wait_for("three wait", |state| (state.count("lone", "queued") == 3).then_some(()));
+    daemon.edit_config(&second, "");
+    daemon.reload();
+    for answer in collect(&mut session, 3) {
+        assert_eq!(status(&answer), Status::ModelFailed);
+        assert_ne!(answer.user_data, 0);
+    }
+    drop(frozen);
+    let answer = next(&mut session);
+    assert_eq!(answer.user_data, 0);
+    finish_echo(&mut session, &answer);
 }
 
 #[test]
@@ -209,7 +239,7 @@ fn a_config_or_model_that_is_wrong_changes_nothing() {
     ECHO.write(&daemon.folder().join("models/fresh"));
     daemon.reload();
     let log = daemon.log();
-    assert!(log.contains("bad/model.toml:1: builtin: must be \"null\" or \"echo\""), "{log}");
+    assert!(log.contains("bad/model.toml:1: builtin: must be \"null\""), "{log}");
     let refused = session.model_open("fresh").unwrap_err();
     assert_eq!(refused.status(), Status::NoSuchModel, "nothing of it was taken");
     echo_once(&mut session, echo, 1, 2);

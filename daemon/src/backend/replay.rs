@@ -1,8 +1,8 @@
-//! Runs nothing: answers zeros after the time that a profile says. For tests and for trying plans
-//! without the hardware they are made for.
+//! Runs nothing: its answers are zeros, and its profiles are files. For tests and for trying plans
+//! without the hardware they are made for. That batches take the time that the profile says is the
+//! executor's affair ([`crate::execute::replay`]), which runs those of several gpulets side by side.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use gpulet_plan::profile::{LatencyProfile, ProfilePoint, RawProfile};
 
@@ -12,8 +12,6 @@ use crate::store;
 
 /// A profile has at most 64 points of some hundred bytes.
 const PROFILE_BYTES_MAX: u64 = 1 << 20;
-/// A sleep ends late by about as much; the rest of the time is polled.
-const POLLED: Duration = Duration::from_micros(50);
 
 /// The profiles of a directory, one `<model>.json` each.
 #[derive(Debug)]
@@ -76,20 +74,11 @@ impl Instance for Replayed {
         inputs: &[View<'_>],
         outputs: &[View<'_>],
     ) -> Result<Copied, RunError> {
-        let start = Instant::now();
-        let latency = Duration::from_nanos(self.profile.p50_ns(rows));
         check_views(&self.inputs, rows, inputs);
         check_views(&self.outputs, rows, outputs);
         for output in outputs {
             // SAFETY: a view is writable for its length.
             unsafe { output.data().write_bytes(0, output.bytes()) };
-        }
-        let asleep = latency.saturating_sub(start.elapsed()).saturating_sub(POLLED);
-        if !asleep.is_zero() {
-            std::thread::sleep(asleep);
-        }
-        while start.elapsed() < latency {
-            std::hint::spin_loop();
         }
         Ok(Copied::default())
     }

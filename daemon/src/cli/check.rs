@@ -109,7 +109,7 @@ fn examine_config(config: &Config, findings: &mut Findings) {
         }
     }
     for (index, gpulet) in config.gpulets.iter().enumerate() {
-        let Mechanism::Replay { profiles_dir } = &gpulet.mechanism else { continue };
+        let Mechanism::Replay { profiles_dir, .. } = &gpulet.mechanism else { continue };
         let from_files = models.iter().filter(|model| matches!(model.source, Source::File(_)));
         let hosted = from_files.filter(|model| gpulet.models.contains(&model.name));
         for error in examine_profiles(profiles_dir, hosted) {

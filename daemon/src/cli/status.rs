@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::table::{bytes, duration, table, uptime};
 use super::{CtlError, Output, control, print, print_json};
 
-/// Show what the daemon is doing: models, executors and sessions
+/// Show what the daemon is doing: models, gpulets, executors and sessions
 #[derive(Debug, Args)]
 pub(super) struct Status {
     #[command(flatten)]
@@ -35,6 +35,7 @@ fn show(state: &Value) -> String {
         uptime(number(&state["uptime_ns"]))
     );
     section(&mut text, "models", models(state), "no models");
+    section(&mut text, "gpulets", gpulets(state), "no gpulets");
     section(&mut text, "executors", executors(state), "no executors");
     section(&mut text, "sessions", sessions(state), "no sessions");
     text
@@ -86,17 +87,44 @@ fn answers(answers: &Value) -> (u64, String) {
     (ok, if other.is_empty() { "-".to_owned() } else { other.join(", ") })
 }
 
+fn gpulets(state: &Value) -> (Vec<&'static str>, Vec<Vec<String>>) {
+    let header = vec![
+        "",
+        "mechanism",
+        "device",
+        "share",
+        "state",
+        "models",
+        "running",
+        "batches",
+        "executor",
+    ];
+    let rows = list(&state["gpulets"]).iter().map(|gpulet| {
+        vec![
+            text_of(&gpulet["name"]),
+            text_of(&gpulet["mechanism"]),
+            text_of(&gpulet["device"]),
+            format!("{} %", count(&gpulet["share_pct"])),
+            text_of(&gpulet["state"]),
+            count(&gpulet["models"]),
+            count(&gpulet["running"]),
+            count(&gpulet["batches"]),
+            text_of(&gpulet["executor"]),
+        ]
+    });
+    (header, rows.collect())
+}
+
 fn executors(state: &Value) -> (Vec<&'static str>, Vec<Vec<String>>) {
-    let header = vec!["", "pid", "state", "threads", "cpus", "batches", "restarts", "backend"];
+    let header = vec!["", "pid", "state", "threads", "cpus", "restarts", "backend"];
     let rows = list(&state["executors"]).iter().map(|executor| {
         let cpus: Vec<String> = list(&executor["cpus"]).iter().map(count).collect();
         vec![
-            text_of(&executor["gpulet"]),
+            text_of(&executor["name"]),
             count(&executor["pid"]),
             text_of(&executor["state"]),
             count(&executor["threads"]),
             if cpus.is_empty() { "any".to_owned() } else { cpus.join(",") },
-            count(&executor["batches"]),
             count(&executor["restarts"]),
             text_of(&executor["backend"]),
         ]
@@ -155,8 +183,11 @@ mod tests {
             "models": [{ "name": "digits", "state": "ready", "queued": 2, "running": 1,
                 "batches": 3, "answers": { "GPULET_OK": 5, "GPULET_DEADLINE_HOPELESS": 7 },
                 "p50_ns": 1_500_000, "p99_ns": 2_000_000 }],
-            "executors": [{ "gpulet": "cpu0", "pid": 42, "state": "running", "threads": 2,
-                "cpus": [0, 1], "batches": 3, "restarts": 0, "backend": "libtorch" }],
+            "gpulets": [{ "name": "cpu0", "executor": "cpu0", "state": "running",
+                "mechanism": "cpu", "device": null, "share_pct": 90, "models": 1, "running": 1,
+                "batches": 3 }],
+            "executors": [{ "name": "cpu0", "gpulets": ["cpu0"], "pid": 42, "state": "running",
+                "threads": 2, "cpus": [0, 1], "restarts": 0, "backend": "libtorch" }],
             "sessions": [],
         });
         assert_eq!(
@@ -165,8 +196,10 @@ mod tests {
              models  state  queued  running  batches  ok      p50      p99  other\n\
              digits  ready       2        1        3   5  1.50 ms  2.00 ms  \
              GPULET_DEADLINE_HOPELESS 7\n\n\
-             executors  pid  state    threads  cpus  batches  restarts  backend\n\
-             cpu0        42  running        2   0,1        3         0  libtorch\n\n\
+             gpulets  mechanism  device  share  state    models  running  batches  executor\n\
+             cpu0     cpu        -        90 %  running       1        1        3  cpu0\n\n\
+             executors  pid  state    threads  cpus  restarts  backend\n\
+             cpu0        42  running        2   0,1         0  libtorch\n\n\
              no sessions\n"
         );
         for odd in [json!(null), json!([]), json!({ "models": [3], "executors": {} })] {

@@ -35,6 +35,8 @@ pub enum Mechanism {
     Replay {
         /// Directory of `<model>.json`.
         profiles_dir: PathBuf,
+        /// A GPU to be played: gpulets of the same device and profiles are hosted as `green` ones.
+        device: Option<DeviceName>,
     },
     /// A process that NVIDIA MPS lets use so many percent of a GPU's multiprocessors.
     Mps {
@@ -225,7 +227,7 @@ fn mechanism(
     let device = device(raw, word, at, document);
     match word {
         "cpu" => Some(Mechanism::Cpu),
-        "replay" => Some(Mechanism::Replay { profiles_dir: profiles? }),
+        "replay" => Some(Mechanism::Replay { profiles_dir: profiles?, device }),
         "mps" => Some(Mechanism::Mps { device: device? }),
         _ => Some(Mechanism::Green { device: device? }),
     }
@@ -263,15 +265,14 @@ fn device(
     document: &mut Document<'_>,
 ) -> Option<DeviceName> {
     let field = format!("{at}.device");
-    let on_gpu = matches!(word, "mps" | "green");
     let Some(value) = &raw.device else {
-        if on_gpu {
+        if matches!(word, "mps" | "green") {
             let rule = format!("must be given with mechanism = {word:?}: a GPU's index or UUID");
             document.problem(field, Some(raw.mechanism.span()), rule);
         }
         return None;
     };
-    if !on_gpu {
+    if word == "cpu" {
         let rule = format!("must be absent with mechanism = {word:?}, which uses no GPU");
         document.problem(field, Some(value.span()), rule);
         return None;

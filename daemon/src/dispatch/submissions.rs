@@ -6,6 +6,7 @@ use gpulet_plan::policy::{Admission, admit};
 
 use super::Dispatcher;
 use crate::executor::Executors;
+use crate::gpulet::Gpulet;
 use crate::models::{Hosted, Readiness};
 use crate::request::{Request, RequestId, Stage, answer_now};
 use crate::session::Session;
@@ -176,9 +177,9 @@ fn fits_deadline(
         return Err(Status::QueueFull);
     }
     let mut hopeless = None;
-    for (position, instance) in hosted.instances.iter().enumerate() {
+    for (position, instance) in hosted.instances.iter().enumerate().filter(|(_, it)| it.open) {
         let Some(profile) = instance.profile() else { continue };
-        let busy = executors.get(instance.executor).map_or(0, |executor| executor.busy_until_ns());
+        let busy = executors.gpulet(instance.gpulet).map_or(0, Gpulet::busy_until_ns);
         match admit(now_ns, deadline_ns, entry.rows, &hosted.limits, profile, &[busy]) {
             Admission::Admit => return Ok(Course::Queue),
             Admission::RejectHopeless { budget_ns } => hopeless = Some((position, budget_ns)),

@@ -9,6 +9,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::control::{self, Control, Heard};
 use super::{Daemon, ExecuteError, io_error};
+use crate::backend::replay::Replay;
 use crate::backend::{self, Backend};
 use crate::cuda::gpu::{Gpu, Options};
 use crate::wire::{self, EXECUTOR_GPULETS_MAX, FromExecutor, Link, Start, ToExecutor};
@@ -24,6 +25,8 @@ pub fn name() -> &'static str {
 pub enum Ready {
     /// This host.
     Host(Box<dyn Backend>),
+    /// Nothing.
+    Replay(Replay),
     /// A GPU.
     Cuda(Arc<Gpu>),
 }
@@ -32,6 +35,7 @@ impl Ready {
     fn describe(&self) -> String {
         match self {
             Ready::Host(backend) => backend.describe(),
+            Ready::Replay(replay) => replay.describe(),
             Ready::Cuda(gpu) => gpu.describe(),
         }
     }
@@ -137,6 +141,9 @@ fn prepare(start: &Start) -> Result<Ready, String> {
             shares_pct: if cuda.split { shares_pct.collect() } else { Vec::new() },
         };
         return Ok(Ready::Cuda(Arc::new(Gpu::open(&options).map_err(|error| error.to_string())?)));
+    }
+    if let wire::Backend::Replay { profiles_dir } = &start.backend {
+        return Ok(Ready::Replay(Replay::open(profiles_dir).map_err(|error| error.to_string())?));
     }
     let backend = backend::open(&start.backend, start.thread_count);
     Ok(Ready::Host(backend.map_err(|error| error.to_string())?))

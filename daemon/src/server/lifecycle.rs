@@ -1,28 +1,20 @@
 //! What the config says becomes executors and models, at the start and at every reload.
 
-use std::time::Duration;
-
 use gpulet_abi::status::Status;
-use gpulet_plan::profile::LatencyProfile;
-use mio::Token;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
+use super::Server;
 use super::starts::{Wanted, wanted};
-use super::{EXECUTORS, Server};
 use crate::clock::now_ns;
 use crate::config::{Config, ConfigError};
 use crate::dispatch::REQUEUE_MAX;
-use crate::executor::{Executor, Source, State};
+use crate::executor::Executor;
 use crate::model::{Model, ModelError, Scan, scan, scan_each};
-use crate::models::{Instance, InstanceState, Models, Readiness};
-use crate::wire::{FromExecutor, ToExecutor};
+use crate::models::Readiness;
+use crate::wire::EXECUTOR_GPULETS_MAX;
 
 /// Time that systemd is asked for at a time while models are loaded.
 const STARTING_EXTEND_NS: u64 = 30_000_000_000;
-/// After a program could not even be started.
-const SPAWN_RETRY_NS: u64 = 1_000_000_000;
-/// Time that executors get to go by themselves at the end.
-const DISMISS_NS: u64 = 2_000_000_000;
 
 /// What is wrong with the config or a model directory.
 #[derive(Debug, thiserror::Error)]
@@ -67,21 +59,24 @@ impl Server {
 
     fn apply_gpulets(&mut self) -> Result<(), ConfigProblem> {
         let mut wanted = wanted(&self.config);
+        if wanted.iter().any(|it| it.gpulets.len() > EXECUTOR_GPULETS_MAX) {
+            return Err(ConfigProblem::TooManyGpulets("more gpulets of a device than can be"));
+        }
         for (_, executor) in self.dispatcher.executors.iter_mut() {
-            let same = |it: &Wanted| {
-                it.gpulet.name == executor.gpulet.name
-                    && it.start == executor.start
-                    && it.environment == executor.environment
-            };
+            let same =
+                |it: &Wanted| it.start == executor.start && it.environment == executor.environment;
             match wanted.iter().position(same) {
                 Some(position) if !executor.retired => {
-                    executor.gpulet = wanted.swap_remove(position).gpulet;
+                    let configs = wanted.swap_remove(position).gpulets;
+                    for (gpulet, config) in executor.gpulets.iter_mut().zip(configs) {
+                        gpulet.config = config;
+                    }
                 }
                 _ => executor.retired = true,
             }
         }
-        for Wanted { gpulet, start, environment } in wanted {
-            let mut executor = Executor::new(gpulet, start);
+        for Wanted { gpulets, start, environment } in wanted {
+            let mut executor = Executor::new(gpulets, start);
             executor.environment = environment;
             let added = self.dispatcher.executors.add(executor);
             added.ok_or(ConfigProblem::TooManyGpulets("more gpulets than executors can be"))?;
@@ -112,30 +107,6 @@ impl Server {
         self.dispatcher.publish();
     }
 
-    /// Gives every model an instance in every executor whose gpulet hosts it.
-    fn place(&mut self) {
-        let executors = &mut self.dispatcher.executors;
-        for hosted in self.dispatcher.models.iter_mut().filter(|it| !it.retired && !it.is_null()) {
-            for (index, executor) in executors.iter_mut().filter(|(_, it)| !it.retired) {
-                let wanted = executor.gpulet.models.contains(&hosted.model.name);
-                let placed = hosted.instance_mut(index).is_some();
-                if wanted && !placed {
-                    hosted
-                        .instances
-                        .push(Instance { executor: index, state: InstanceState::Loading });
-                    if executor.state == State::Running {
-                        let model = Box::new(hosted.model.clone());
-                        executor.tell(&ToExecutor::Load { instance: hosted.id, model }, &[]);
-                    }
-                } else if placed && !wanted {
-                    // A batch of it that runs ends first: control messages wait for it.
-                    executor.tell(&ToExecutor::Unload { instance: hosted.id }, &[]);
-                    hosted.instances.retain(|instance| instance.executor != index);
-                }
-            }
-        }
-    }
-
     /// Reads config and models again; on any error everything stays as it is.
     pub(super) fn reload(&mut self) {
         info!(config = %self.config.path.display(), "reloading");
@@ -163,177 +134,6 @@ impl Server {
         }
     }
 
-    /// Starts executors whose time has come, and dismisses retired ones that are idle.
-    pub(super) fn start_executors(&mut self, now_ns: u64) {
-        let program = self.dispatcher.executors.program.clone();
-        for (index, executor) in self.dispatcher.executors.iter_mut() {
-            if executor.retired {
-                if executor.batch.entries.is_empty()
-                    && !matches!(executor.state, State::Dying | State::Gone)
-                {
-                    executor.dismiss();
-                    // Without a process there is no end of one to wait for.
-                    if executor.state == State::Gone {
-                        forget_instances(&mut self.dispatcher.models, index);
-                    }
-                }
-                continue;
-            }
-            let State::Waiting { until_ns } = executor.state else { continue };
-            if until_ns > now_ns {
-                continue;
-            }
-            let token = Token(EXECUTORS + 4 * index as usize);
-            if let Err(error) = executor.spawn(&program, self.poll.registry(), token) {
-                error!(gpulet = executor.gpulet.name, %error, "cannot start the executor");
-                executor.kill();
-                executor.state = State::Waiting { until_ns: now_ns + SPAWN_RETRY_NS };
-            }
-        }
-    }
-
-    /// Something happened at one of an executor's descriptors.
-    pub(super) fn hear_executor(&mut self, index: u32, source: usize, now_ns: u64) {
-        if source == Source::Bell as usize {
-            return;
-        }
-        while let Some(executor) = self.dispatcher.executors.get_mut(index) {
-            let Some(message) = executor.hear() else { break };
-            self.follow(index, message);
-        }
-        if source == Source::Exit as usize {
-            self.bury(index, now_ns);
-        }
-    }
-
-    fn follow(&mut self, index: u32, message: FromExecutor) {
-        let Some(executor) = self.dispatcher.executors.get_mut(index) else { return };
-        let gpulet = executor.gpulet.name.clone();
-        match message {
-            FromExecutor::Started { backend } => {
-                info!(gpulet, backend, pid = executor.pid(), "executor running");
-                executor.backend = backend;
-                executor.state = State::Running;
-                for hosted in self.dispatcher.models.iter_mut().filter(|it| !it.retired) {
-                    let (id, model) = (hosted.id, hosted.model.clone());
-                    let Some(instance) = hosted.instance_mut(index) else { continue };
-                    if instance.state.should_load() {
-                        instance.state = InstanceState::Loading;
-                        let load = ToExecutor::Load { instance: id, model: Box::new(model) };
-                        executor.tell(&load, &[]);
-                    }
-                }
-            }
-            FromExecutor::StartFailed { error } => {
-                error!(gpulet, error, "the executor cannot start");
-                self.fail_instances(index, &error);
-            }
-            FromExecutor::Loading { instance, step } => {
-                tracing::debug!(gpulet, instance, step, "loading");
-            }
-            FromExecutor::Loaded { instance, points, load_ns, form, .. } => {
-                let Some(hosted) = self.dispatcher.models.get_mut(instance) else { return };
-                let name = hosted.model.name.clone();
-                let load_ms = load_ns / 1_000_000;
-                let points = points.first().map(Vec::as_slice).unwrap_or_default();
-                let state = match LatencyProfile::new(&name, points) {
-                    Ok(profile) => {
-                        hosted.ever_ready = true;
-                        info!(gpulet, model = name, form, load_ms, "model ready");
-                        InstanceState::Ready(Box::new(profile))
-                    }
-                    Err(problem) => failed(format!("{name}: warm-up: {problem}"), false),
-                };
-                if let Some(instance) = hosted.instance_mut(index) {
-                    instance.state = state;
-                }
-            }
-            FromExecutor::LoadFailed { instance, error } => {
-                let Some(hosted) = self.dispatcher.models.get_mut(instance) else { return };
-                error!(gpulet, model = hosted.model.name, error, "model failed");
-                if let Some(instance) = hosted.instance_mut(index) {
-                    instance.state = failed(error, false);
-                }
-                if matches!(hosted.readiness(), Readiness::Failed(_)) {
-                    self.dispatcher.flush_queue(instance, Status::ModelFailed, now_ns());
-                    self.dispatcher.publish();
-                }
-            }
-            FromExecutor::Faulted { error } => error!(gpulet, error, "the device faulted"),
-            FromExecutor::Remeasured { .. }
-            | FromExecutor::Prepared { .. }
-            | FromExecutor::PrepareFailed { .. }
-            | FromExecutor::Shared { .. } => {
-                warn!(gpulet, "the executor answers what it was not asked");
-                executor.kill();
-            }
-        }
-        self.housekeeping_ns = 0;
-    }
-
-    fn fail_instances(&mut self, index: u32, error: &str) {
-        for hosted in self.dispatcher.models.iter_mut() {
-            if let Some(instance) = hosted.instance_mut(index) {
-                instance.state = failed(error.to_owned(), true);
-            }
-        }
-    }
-
-    /// An executor's process is gone.
-    fn bury(&mut self, index: u32, now_ns: u64) {
-        // What it reported before it died counts.
-        self.dispatcher.turn(now_ns);
-        let Some(executor) = self.dispatcher.executors.get_mut(index) else { return };
-        let was_running = executor.state == State::Running || executor.state == State::Dying;
-        if !executor.reap(self.poll.registry(), now_ns) {
-            return;
-        }
-        let gone = executor.state == State::Gone;
-        if was_running {
-            self.blame_loading(index);
-        }
-        self.dispatcher.recover(index, now_ns);
-        if gone {
-            forget_instances(&mut self.dispatcher.models, index);
-        }
-        self.housekeeping_ns = 0;
-        self.start_executors(now_ns);
-    }
-
-    /// An executor loads one model after the other: if it died while it had one to load, that one is
-    /// not tried again, so that it cannot take the others down for ever.
-    fn blame_loading(&mut self, index: u32) {
-        let has_batch = |it: &Executor| !it.batch.entries.is_empty();
-        if self.dispatcher.executors.get(index).is_some_and(has_batch) {
-            return;
-        }
-        for hosted in self.dispatcher.models.iter_mut().filter(|it| !it.retired) {
-            let name = hosted.model.name.clone();
-            let Some(instance) = hosted.instance_mut(index) else { continue };
-            if matches!(instance.state, InstanceState::Loading) {
-                warn!(model = name, "an executor died while it loaded this model");
-                let text = format!("{name}: the executor died while it loaded this model");
-                instance.state = failed(text, false);
-                return;
-            }
-        }
-    }
-
-    /// Forgets retired models that nobody runs any more.
-    pub(super) fn retire_models(&mut self) {
-        let idle = |it: &&crate::models::Hosted| it.retired && it.running_count == 0;
-        let ids: Vec<u32> = self.dispatcher.models.iter().filter(idle).map(|it| it.id).collect();
-        for id in ids {
-            for (index, executor) in self.dispatcher.executors.iter_mut() {
-                let hosted = self.dispatcher.models.get_mut(id);
-                if hosted.and_then(|it| it.instance_mut(index)).is_some() {
-                    executor.tell(&ToExecutor::Unload { instance: id }, &[]);
-                }
-            }
-            self.dispatcher.models.remove(id);
-        }
-    }
-
     /// Tells systemd how many models are ready, and when all are that will be.
     pub(super) fn announce_readiness(&mut self) {
         let models = &self.dispatcher.models;
@@ -355,32 +155,4 @@ impl Server {
             self.notifier.starting(status, STARTING_EXTEND_NS);
         }
     }
-
-    /// Lets every executor go, and ends those that do not.
-    pub(super) fn dismiss_executors(&mut self) {
-        for (_, executor) in self.dispatcher.executors.iter_mut() {
-            executor.retired = true;
-            if executor.batch.entries.is_empty() { executor.dismiss() } else { executor.kill() }
-        }
-        let give_up_ns = now_ns() + DISMISS_NS;
-        for (_, executor) in self.dispatcher.executors.iter_mut() {
-            while executor.pid().is_some() && !executor.reap(self.poll.registry(), now_ns()) {
-                if now_ns() > give_up_ns {
-                    executor.kill();
-                }
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
-    }
-}
-
-/// The models have nothing in an executor that will not come back.
-fn forget_instances(models: &mut Models, executor: u32) {
-    for hosted in models.iter_mut() {
-        hosted.instances.retain(|instance| instance.executor != executor);
-    }
-}
-
-fn failed(error: String, retry: bool) -> InstanceState {
-    InstanceState::Failed { error, retry }
 }

@@ -8,48 +8,41 @@ use crate::wire::{Backend, Cuda, GpuletStart, Start};
 /// environment.
 #[derive(Debug)]
 pub(super) struct Wanted {
-    pub gpulet: Gpulet,
+    /// In the order of `start.gpulets`.
+    pub gpulets: Vec<Gpulet>,
     pub start: Start,
     pub environment: Vec<(String, String)>,
 }
 
-/// One executor for each gpulet.
+/// One executor for each gpulet, but one for all of those that split a device inside a process.
 pub(super) fn wanted(config: &Config) -> Vec<Wanted> {
     let on_cpu = |gpulet: &&Gpulet| gpulet.mechanism == Mechanism::Cpu;
     let percents: Vec<u8> = config.gpulets.iter().filter(on_cpu).map(|it| it.share_pct).collect();
     let allowed = allowed_cpus().unwrap_or_default();
-    let mut shares = cpu_shares(&percents, &allowed).into_iter();
-    let one = |gpulet: &Gpulet| {
-        let mut share = CpuShare { threads: 1, cpus: Vec::new() };
-        let mut environment = Vec::new();
-        let backend = match &gpulet.mechanism {
-            Mechanism::Cpu => {
-                share = shares.next().unwrap_or(share);
-                Backend::Torch {
-                    libtorch_dir: config.libtorch_dir.clone(),
-                    shim: config.torch_shim.clone(),
+    let mut shares = cpu_shares(&percents, &allowed).into_iter().peekable();
+    let mut all: Vec<Wanted> = Vec::new();
+    for gpulet in &config.gpulets {
+        let entry = GpuletStart { name: gpulet.name.clone(), share_pct: gpulet.share_pct };
+        let mechanism = &gpulet.mechanism;
+        let name = match split_device(mechanism) {
+            Some(device) => {
+                if let Some(host) = all.iter_mut().find(|it| it.gpulets[0].mechanism == *mechanism)
+                {
+                    host.gpulets.push(gpulet.clone());
+                    host.start.gpulets.push(entry);
+                    continue;
                 }
+                format!("{}:{device}", mechanism.word())
             }
-            Mechanism::Replay { profiles_dir } => {
-                Backend::Replay { profiles_dir: profiles_dir.clone() }
-            }
-            Mechanism::Mps { device } => {
-                environment = sees(device);
-                environment.extend(mps_client(config, gpulet.share_pct));
-                Backend::Cuda(cuda(config, false))
-            }
-            Mechanism::Green { device } => {
-                environment = sees(device);
-                if config.mps.green {
-                    environment.extend(mps_client(config, 100));
-                }
-                Backend::Cuda(cuda(config, true))
-            }
+            None => gpulet.name.clone(),
         };
-        let hosted = GpuletStart { name: gpulet.name.clone(), share_pct: gpulet.share_pct };
+        let whole = CpuShare { threads: 1, cpus: Vec::new() };
+        let is_cpu = *mechanism == Mechanism::Cpu;
+        let share = shares.next_if(|_| is_cpu).unwrap_or(whole);
+        let (backend, environment) = backend(config, gpulet);
         let start = Start {
-            executor: gpulet.name.clone(),
-            gpulets: vec![hosted],
+            executor: name,
+            gpulets: vec![entry],
             backend,
             thread_count: share.threads,
             cpus: share.cpus,
@@ -58,9 +51,43 @@ pub(super) fn wanted(config: &Config) -> Vec<Wanted> {
                 Spin::For { ns } => ns,
             },
         };
-        Wanted { gpulet: gpulet.clone(), start, environment }
-    };
-    config.gpulets.iter().map(one).collect()
+        all.push(Wanted { gpulets: vec![gpulet.clone()], start, environment });
+    }
+    all
+}
+
+/// The device whose gpulets are all hosted by one executor.
+fn split_device(mechanism: &Mechanism) -> Option<&DeviceName> {
+    match mechanism {
+        Mechanism::Green { device } | Mechanism::Replay { device: Some(device), .. } => {
+            Some(device)
+        }
+        Mechanism::Cpu | Mechanism::Mps { .. } | Mechanism::Replay { device: None, .. } => None,
+    }
+}
+
+fn backend(config: &Config, gpulet: &Gpulet) -> (Backend, Vec<(String, String)>) {
+    match &gpulet.mechanism {
+        Mechanism::Cpu => {
+            let (libtorch_dir, shim) = (config.libtorch_dir.clone(), config.torch_shim.clone());
+            (Backend::Torch { libtorch_dir, shim }, Vec::new())
+        }
+        Mechanism::Replay { profiles_dir, .. } => {
+            (Backend::Replay { profiles_dir: profiles_dir.clone() }, Vec::new())
+        }
+        Mechanism::Mps { device } => {
+            let mut environment = sees(device);
+            environment.extend(mps_client(config, gpulet.share_pct));
+            (Backend::Cuda(cuda(config, false)), environment)
+        }
+        Mechanism::Green { device } => {
+            let mut environment = sees(device);
+            if config.mps.green {
+                environment.extend(mps_client(config, 100));
+            }
+            (Backend::Cuda(cuda(config, true)), environment)
+        }
+    }
 }
 
 fn cuda(config: &Config, split: bool) -> Cuda {

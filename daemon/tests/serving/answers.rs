@@ -26,7 +26,7 @@ fn null_is_answered_by_the_daemon_itself() {
     let state = daemon.state();
     assert_eq!(state.answers("null", "GPULET_OK"), 64);
     assert_eq!(state.count("null", "batches"), 0);
-    assert_eq!(state.executor("r0").unwrap()["batches"], 0);
+    assert_eq!(state.gpulet("r0").unwrap()["batches"], 0);
 }
 
 #[test]

@@ -116,7 +116,7 @@ fn gpulets_share_the_work() {
     }
     let state = daemon.state();
     for gpulet in ["left", "right"] {
-        let batches = state.executor(gpulet).unwrap()["batches"].as_u64().unwrap();
+        let batches = state.gpulet(gpulet).unwrap()["batches"].as_u64().unwrap();
         assert!(batches >= 1, "{gpulet} ran nothing");
     }
 }

@@ -6,5 +6,6 @@ mod batches;
 mod cancelling;
 mod deadlines;
 mod digits;
+mod gpulets;
 #[path = "../support/mod.rs"]
 mod support;

@@ -65,7 +65,14 @@ impl State {
 
     /// The executor of a gpulet, unless it is gone.
     pub fn executor(&self, gpulet: &str) -> Option<&Value> {
-        self.executors().iter().find(|it| it["gpulet"] == gpulet && it["state"] != "gone")
+        let hosts = |it: &Value| it["gpulets"].as_array().unwrap().iter().any(|it| it == gpulet);
+        self.executors().iter().find(|it| hosts(it) && it["state"] != "gone")
+    }
+
+    /// A gpulet, unless its executor is gone.
+    pub fn gpulet(&self, name: &str) -> Option<&Value> {
+        let mut gpulets = self.0["gpulets"].as_array().unwrap().iter();
+        gpulets.find(|it| it["name"] == name && it["state"] != "gone")
     }
 
     /// The process of a gpulet's executor.

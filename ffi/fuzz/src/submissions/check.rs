@@ -1,8 +1,9 @@
 //! What must hold between any two calls of the dispatcher.
 
 use gpulet_daemon::dispatch::Dispatcher;
-use gpulet_daemon::executor::Batch;
+use gpulet_daemon::gpulet::{Batch, Gpulet};
 use gpulet_daemon::session::Session;
+use gpulet_daemon::wire::{DEPTH_MAX, EXECUTOR_GPULETS_MAX};
 
 use super::honest::Honest;
 
@@ -18,15 +19,18 @@ pub(super) fn books(dispatcher: &Dispatcher, honest: &Honest) {
     let batches: Vec<&Batch> = dispatcher
         .executors
         .iter()
-        .map(|(_, executor)| &executor.batch)
-        .filter(|batch| !batch.entries.is_empty())
+        .flat_map(|(_, executor)| executor.gpulets.iter().flat_map(Gpulet::batches))
         .collect();
     let running_count: usize = batches.iter().map(|batch| batch.entries.len()).sum();
     let in_flight: u32 = dispatcher.in_flight();
     assert_eq!(in_flight as usize, queued_count + running_count, "a request is nowhere");
     for hosted in dispatcher.models.iter() {
-        let batch_count = batches.iter().filter(|batch| batch.model == hosted.id).count();
-        assert_eq!(hosted.running_count as usize, batch_count, "batches of {}", hosted.model.name);
+        let of_model = batches.iter().filter(|batch| batch.model == hosted.id);
+        let (batch_count, request_count) = of_model
+            .fold((0, 0), |(batches, requests), it| (batches + 1, requests + it.entries.len()));
+        assert_eq!(hosted.running_count, batch_count, "batches of {}", hosted.model.name);
+        assert_eq!(hosted.running_requests as usize, request_count);
+        assert!(hosted.running_requests <= hosted.requeue_max);
         assert!(hosted.queue.len() <= hosted.queue.capacity() as usize);
     }
     for batch in batches {
@@ -58,6 +62,8 @@ pub(super) fn work(dispatcher: &Dispatcher, work: usize) {
     let sessions = dispatcher.sessions.live().len();
     let taken_max = sessions * dispatcher.entries_per_turn_max as usize;
     let slots: u32 = dispatcher.sessions.iter().map(|session| session.geometry.slot_count).sum();
-    // Each request can expire once a turn, and each executor gets one batch.
-    assert!(work <= taken_max + slots as usize + dispatcher.executors.len() as usize);
+    // Each request can expire once a turn, each executor fill its reports, and each gpulet its depth.
+    let rings = dispatcher.executors.len() as usize * EXECUTOR_GPULETS_MAX * DEPTH_MAX;
+    let gpulets: usize = dispatcher.executors.iter().map(|(_, it)| it.gpulets.len()).sum();
+    assert!(work <= taken_max + slots as usize + rings + gpulets * DEPTH_MAX);
 }

@@ -18,7 +18,7 @@ use gpulet_abi::ring::{Consumer, Producer, RingMemory};
 use gpulet_abi::status::Status;
 use gpulet_abi::sync::Ordering;
 use gpulet_daemon::executor::{Executor, State};
-use gpulet_daemon::wire::{BatchCommand, BatchReport, Link, ToExecutor, receive};
+use gpulet_daemon::wire::{BatchCommand, BatchReport, DEPTH_MAX, Link, ToExecutor, receive};
 use mio::{Poll, Registry, Token};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
@@ -39,15 +39,22 @@ pub(super) struct Far {
     reports: Producer<MappedRing, BatchReport>,
     /// Slots of each region that it was told to map.
     regions: BTreeMap<u32, u32>,
-    /// The batch that it was told to run and has not reported.
-    batch: Option<BatchCommand>,
+    /// The batches that it was told to run and has not reported, in order.
+    batches: Vec<BatchCommand>,
+    gpulet_count: usize,
     /// Nobody can talk to it any more.
     broken: bool,
 }
 
 /// An executor with a running process; `None` where the kernel does not let us take its end over.
 pub(super) fn start(new: Executor) -> (Executor, Option<Far>) {
-    if let Some((executor, far)) = IDLE.with_borrow_mut(Vec::pop) {
+    let alike = |(idle, _): &(Executor, Far)| idle.gpulets.len() == new.gpulets.len();
+    let idle = IDLE.with_borrow_mut(|idle| {
+        let position = idle.iter().position(alike)?;
+        Some(idle.swap_remove(position))
+    });
+    if let Some((mut executor, far)) = idle {
+        executor.gpulets = new.gpulets;
         return (executor, Some(far));
     }
     let mut executor = new;
@@ -72,8 +79,9 @@ fn attach(executor: &mut Executor, registry: &Registry) -> io::Result<Far> {
     };
     let link = descriptors.into_iter().next().expect("the link comes with it");
     let (commands, reports) = Link::attach(link).expect("the daemon's own link").executor_ends();
-    let regions = BTreeMap::new();
-    Ok(Far { control, commands, reports, regions, batch: None, broken: false })
+    let (regions, batches) = (BTreeMap::new(), Vec::new());
+    let gpulet_count = executor.gpulets.len();
+    Ok(Far { control, commands, reports, regions, batches, gpulet_count, broken: false })
 }
 
 /// Ends the process of an executor and waits until it is gone.
@@ -88,7 +96,7 @@ pub(super) fn bury(executor: &mut Executor) {
     panic!("an executor does not die");
 }
 
-/// Keeps an executor that has no batch for the next input.
+/// Keeps an executor that is idle for the next input.
 pub(super) fn keep(mut executor: Executor, mut far: Far) {
     if far.renew(&mut executor) {
         IDLE.with_borrow_mut(|idle| idle.push((executor, far)));
@@ -101,7 +109,8 @@ impl Far {
     /// Makes it as good as a new process; `false` if it cannot be.
     pub fn renew(&mut self, executor: &mut Executor) -> bool {
         self.listen();
-        (self.batch, self.regions) = (None, BTreeMap::new());
+        self.batches.clear();
+        self.regions.clear();
         while executor.report().is_some() {}
         !self.broken && executor.state == State::Running
     }
@@ -128,11 +137,15 @@ impl Far {
         while let Some(command) = self.commands.pop().expect("the daemon's cursor is in range") {
             self.commands.release();
             self.check(&command);
-            assert!(self.batch.replace(command).is_none(), "a second batch at a time");
+            self.batches.push(command);
+            let there = self.batches.iter().filter(|it| it.gpulet == command.gpulet).count();
+            let depth = if self.gpulet_count == 1 { 1 } else { DEPTH_MAX };
+            assert!(there <= depth, "more batches than a gpulet takes");
         }
     }
 
     fn check(&self, command: &BatchCommand) {
+        assert!((command.gpulet as usize) < self.gpulet_count);
         let requests = &command.requests[..command.request_count as usize];
         assert!(!requests.is_empty());
         let rows: u32 = requests.iter().map(|request| request.rows).sum();
@@ -144,21 +157,24 @@ impl Far {
         }
     }
 
-    /// Reports its batch, or what it never was told to run.
+    /// Reports the first batch of a gpulet, or what it never was told to run.
     pub fn report(&mut self, input: &mut Unstructured<'_>) -> Result<()> {
         self.listen();
-        let batch = match self.batch.take() {
+        let gpulet = input.int_in_range(0..=self.gpulet_count as u32 - 1)?;
+        let first = self.batches.iter().position(|it| it.gpulet == gpulet);
+        let batch = match first.map(|first| self.batches.remove(first)) {
             Some(command) => command.batch ^ u64::from(input.ratio(1, 128)?),
             None if input.ratio(1, 64)? => input.arbitrary::<u8>()?.into(),
             None => return Ok(()),
         };
+        let gpulet = if input.ratio(1, 128)? { input.arbitrary()? } else { gpulet };
         let status = match input.int_in_range(0..=7u8)? {
             0 => Status::ModelError as u8,
             1 => Status::DeadlineExpired as u8,
             2 => input.arbitrary()?,
             _ => Status::Ok as u8,
         };
-        let mut report = BatchReport { batch, ..bytemuck::Zeroable::zeroed() };
+        let mut report = BatchReport { batch, gpulet, ..bytemuck::Zeroable::zeroed() };
         report.statuses.fill(status);
         report.statuses[1] = input.arbitrary::<u8>()? & 1;
         report.input_bytes_copied = input.arbitrary::<u16>()?.into();

@@ -6,9 +6,10 @@ use arbitrary::{Result, Unstructured};
 use gpulet_abi::region::Geometry;
 use gpulet_abi::status::Status;
 use gpulet_abi::tensor::Dtype;
-use gpulet_daemon::config::{Gpulet, Mechanism, ModelSet};
+use gpulet_daemon::config::{DeviceName, Gpulet, Mechanism, ModelSet};
 use gpulet_daemon::dispatch::Dispatcher;
 use gpulet_daemon::executor::{Executor, Executors, State};
+use gpulet_daemon::gpulet::GpuletId;
 use gpulet_daemon::model::{Builtin, DtypeName, Model, Precision, Source, Tensor};
 use gpulet_daemon::models::{Instance, InstanceState};
 use gpulet_daemon::wire::{Backend, GpuletStart, Start};
@@ -31,9 +32,9 @@ const FOR_EVER_NS: u64 = 10_000_000_000_000;
 /// Ids of the models, by what they are for.
 pub(super) struct Ids {
     pub null: u32,
-    /// In both executors.
+    /// In all gpulets.
     pub warm: u32,
-    /// In one executor, but not yet.
+    /// In all of them, but not yet.
     pub loading: u32,
 }
 
@@ -166,8 +167,8 @@ impl World {
         }
         if let Some(hosted) = self.dispatcher.models.get_mut(self.ids.warm) {
             hosted.ever_ready = true;
-            if let Some(instance) = hosted.instance_mut(index) {
-                instance.state = InstanceState::Ready(Box::new(profile));
+            for instance in hosted.instances_in(index) {
+                instance.state = InstanceState::Ready(Box::new(profile.clone()));
             }
         }
     }
@@ -233,24 +234,28 @@ impl World {
     }
 }
 
+/// One of a gpulet on the host, or of two that play a GPU.
 fn executor(name: &str) -> Executor {
     let profiles_dir = PathBuf::from("/nonexistent");
-    let gpulet = Gpulet {
-        name: name.to_owned(),
-        mechanism: Mechanism::Replay { profiles_dir: profiles_dir.clone() },
+    let (count, device) = if name == "left" { (1, None) } else { (2, Some(DeviceName::Index(0))) };
+    let gpulet = |index: u32| Gpulet {
+        name: format!("{name}{index}"),
+        mechanism: Mechanism::Replay { profiles_dir: profiles_dir.clone(), device: device.clone() },
         share_pct: 50,
         memory_bytes: None,
         models: ModelSet::All,
     };
+    let gpulets: Vec<Gpulet> = (0..count).map(gpulet).collect();
+    let entry = |gpulet: &Gpulet| GpuletStart { name: gpulet.name.clone(), share_pct: 50 };
     let start = Start {
         executor: name.to_owned(),
-        gpulets: vec![GpuletStart { name: name.to_owned(), share_pct: 50 }],
-        backend: Backend::Replay { profiles_dir },
+        gpulets: gpulets.iter().map(entry).collect(),
+        backend: Backend::Replay { profiles_dir: profiles_dir.clone() },
         thread_count: 1,
         cpus: Vec::new(),
         spin_ns: 0,
     };
-    Executor::new(gpulet, start)
+    Executor::new(gpulets, start)
 }
 
 fn add_models(dispatcher: &mut Dispatcher) -> Ids {
@@ -290,8 +295,13 @@ fn add_models(dispatcher: &mut Dispatcher) -> Ids {
 }
 
 fn host(dispatcher: &mut Dispatcher, id: u32) {
-    if let Some(hosted) = dispatcher.models.get_mut(id) {
-        let instance = |executor| Instance { executor, state: InstanceState::Loading };
-        hosted.instances = vec![instance(0), instance(1)];
+    let Some(hosted) = dispatcher.models.get_mut(id) else { return };
+    hosted.instances.clear();
+    for (executor, host) in dispatcher.executors.iter() {
+        for index in 0..host.gpulets.len() as u32 {
+            let gpulet = GpuletId { executor, index };
+            let state = InstanceState::Loading;
+            hosted.instances.push(Instance { gpulet, open: true, state });
+        }
     }
 }

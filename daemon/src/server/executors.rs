@@ -1,0 +1,217 @@
+//! Executors come, say what they loaded, and go.
+
+use std::time::Duration;
+
+use gpulet_abi::status::Status;
+use gpulet_plan::profile::{LatencyProfile, ProfilePoint};
+use mio::Token;
+use tracing::{debug, error, info, warn};
+
+use super::placing::forget_instances;
+use super::{EXECUTORS, Server};
+use crate::clock::now_ns;
+use crate::executor::{Source, State};
+use crate::models::{Hosted, InstanceState, Readiness};
+use crate::wire::FromExecutor;
+
+/// After a program could not even be started.
+const SPAWN_RETRY_NS: u64 = 1_000_000_000;
+/// Time that executors get to go by themselves at the end.
+const DISMISS_NS: u64 = 2_000_000_000;
+
+impl Server {
+    /// Starts executors whose time has come, and dismisses retired ones that are idle.
+    pub(super) fn start_executors(&mut self, now_ns: u64) {
+        let program = self.dispatcher.executors.program.clone();
+        for (index, executor) in self.dispatcher.executors.iter_mut() {
+            if executor.retired {
+                if executor.is_idle() && !matches!(executor.state, State::Dying | State::Gone) {
+                    executor.dismiss();
+                    // Without a process there is no end of one to wait for.
+                    if executor.state == State::Gone {
+                        forget_instances(&mut self.dispatcher.models, index);
+                    }
+                }
+                continue;
+            }
+            let State::Waiting { until_ns } = executor.state else { continue };
+            if until_ns > now_ns {
+                continue;
+            }
+            let token = Token(EXECUTORS + 4 * index as usize);
+            if let Err(error) = executor.spawn(&program, self.poll.registry(), token) {
+                error!(executor = executor.name(), %error, "cannot start the executor");
+                executor.kill();
+                executor.state = State::Waiting { until_ns: now_ns + SPAWN_RETRY_NS };
+            }
+        }
+    }
+
+    /// Something happened at one of an executor's descriptors.
+    pub(super) fn hear_executor(&mut self, index: u32, source: usize, now_ns: u64) {
+        if source == Source::Bell as usize {
+            return;
+        }
+        while let Some(executor) = self.dispatcher.executors.get_mut(index) {
+            let Some(message) = executor.hear() else { break };
+            self.follow(index, message);
+        }
+        if source == Source::Exit as usize {
+            self.bury(index, now_ns);
+        }
+    }
+
+    fn follow(&mut self, index: u32, message: FromExecutor) {
+        let Some(executor) = self.dispatcher.executors.get_mut(index) else { return };
+        let name = executor.name().to_owned();
+        match message {
+            FromExecutor::Started { backend } => {
+                info!(executor = name, backend, pid = executor.pid(), "executor running");
+                executor.backend = backend;
+                executor.state = State::Running;
+                for hosted in self.dispatcher.models.iter_mut() {
+                    for instance in hosted.instances_in(index) {
+                        instance.state.retry();
+                    }
+                }
+                self.tell_loads(index);
+            }
+            FromExecutor::StartFailed { error } => {
+                error!(executor = name, error, "the executor cannot start");
+                for hosted in self.dispatcher.models.iter_mut() {
+                    fail(hosted, index, &error, true);
+                }
+            }
+            FromExecutor::Loading { instance, step } => {
+                debug!(executor = name, instance, step, "loading");
+            }
+            FromExecutor::Loaded { instance, points, load_ns, form, memory_bytes } => {
+                let load_ms = load_ns / 1_000_000;
+                info!(executor = name, instance, form, load_ms, memory_bytes, "model loaded");
+                self.take_profiles(index, instance, &points);
+            }
+            FromExecutor::LoadFailed { instance, error } => {
+                self.fail_load(index, instance, &error);
+            }
+            FromExecutor::Faulted { error } => {
+                error!(executor = name, error, "the device faulted");
+            }
+            FromExecutor::Remeasured { .. }
+            | FromExecutor::Prepared { .. }
+            | FromExecutor::PrepareFailed { .. }
+            | FromExecutor::Shared { .. } => {
+                warn!(executor = name, "the executor answers what it was not asked");
+                executor.kill();
+            }
+        }
+        self.housekeeping_ns = 0;
+    }
+
+    /// A model is warm in an executor: `points` has what its batches take, for each gpulet.
+    fn take_profiles(&mut self, index: u32, instance: u32, points: &[Vec<ProfilePoint>]) {
+        let Some(executor) = self.dispatcher.executors.get(index) else { return };
+        let Some(hosted) = self.dispatcher.models.get_mut(instance) else { return };
+        let name = hosted.model.name.clone();
+        let (count, wanted) = (points.len(), executor.gpulets.len());
+        let profiles: Result<Vec<LatencyProfile>, String> = if count == wanted {
+            let profile = |points: &Vec<ProfilePoint>| LatencyProfile::new(&name, points);
+            let profiles: Result<_, _> = points.iter().map(profile).collect();
+            profiles.map_err(|problem| format!("{name}: warm-up: {problem}"))
+        } else {
+            Err(format!("{name}: warm-up: {count} profiles came for {wanted} gpulets"))
+        };
+        match profiles {
+            Ok(profiles) => {
+                hosted.ever_ready = true;
+                for (instance, profile) in hosted.instances_in(index).zip(profiles) {
+                    instance.state = InstanceState::Ready(Box::new(profile));
+                }
+                for gpulet in &executor.gpulets {
+                    if gpulet.config.models.contains(&name) {
+                        info!(gpulet = gpulet.config.name, model = name, "model ready");
+                    }
+                }
+            }
+            Err(error) => self.fail_load(index, instance, &error),
+        }
+    }
+
+    fn fail_load(&mut self, index: u32, instance: u32, error: &str) {
+        let Some(hosted) = self.dispatcher.models.get_mut(instance) else { return };
+        let executor = self.dispatcher.executors.get(index).map(|it| it.name().to_owned());
+        error!(executor, model = hosted.model.name, error, "model failed");
+        fail(hosted, index, error, false);
+        self.answer_hopeless(instance);
+    }
+
+    /// Answers what waits for a model that no gpulet will run.
+    pub(super) fn answer_hopeless(&mut self, model: u32) {
+        let hosted = self.dispatcher.models.get(model);
+        if hosted.is_some_and(|it| matches!(it.readiness(), Readiness::Failed(_))) {
+            self.dispatcher.flush_queue(model, Status::ModelFailed, now_ns());
+            self.dispatcher.publish();
+        }
+    }
+
+    /// An executor's process is gone.
+    fn bury(&mut self, index: u32, now_ns: u64) {
+        // What it reported before it died counts.
+        self.dispatcher.turn(now_ns);
+        let Some(executor) = self.dispatcher.executors.get_mut(index) else { return };
+        let was_running = executor.state == State::Running || executor.state == State::Dying;
+        if !executor.reap(self.poll.registry(), now_ns) {
+            return;
+        }
+        let gone = executor.state == State::Gone;
+        if was_running {
+            self.blame_loading(index);
+        }
+        self.dispatcher.recover(index, now_ns);
+        if gone {
+            forget_instances(&mut self.dispatcher.models, index);
+        }
+        self.housekeeping_ns = 0;
+        self.start_executors(now_ns);
+    }
+
+    /// An executor loads one model after the other: if it died while it had one to load, that one is
+    /// not tried again, so that it cannot take the others down for ever.
+    fn blame_loading(&mut self, index: u32) {
+        if self.dispatcher.executors.get(index).is_some_and(|it| !it.is_idle()) {
+            return;
+        }
+        for hosted in self.dispatcher.models.iter_mut().filter(|it| !it.retired) {
+            let loading = |state: &InstanceState| matches!(state, InstanceState::Loading);
+            if hosted.instances_in(index).any(|it| loading(&it.state)) {
+                let name = hosted.model.name.clone();
+                warn!(model = name, "an executor died while it loaded this model");
+                let text = format!("{name}: the executor died while it loaded this model");
+                return fail(hosted, index, &text, false);
+            }
+        }
+    }
+
+    /// Lets every executor go, and ends those that do not.
+    pub(super) fn dismiss_executors(&mut self) {
+        for (_, executor) in self.dispatcher.executors.iter_mut() {
+            executor.retired = true;
+            if executor.is_idle() { executor.dismiss() } else { executor.kill() }
+        }
+        let give_up_ns = now_ns() + DISMISS_NS;
+        for (_, executor) in self.dispatcher.executors.iter_mut() {
+            while executor.pid().is_some() && !executor.reap(self.poll.registry(), now_ns()) {
+                if now_ns() > give_up_ns {
+                    executor.kill();
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+}
+
+/// A model cannot be had in an executor; `retry`: until its next process.
+fn fail(hosted: &mut Hosted, executor: u32, error: &str, retry: bool) {
+    for instance in hosted.instances_in(executor) {
+        instance.state = InstanceState::Failed { error: error.to_owned(), retry };
+    }
+}

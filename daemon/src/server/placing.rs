@@ -1,0 +1,117 @@
+//! Which models are where: what the config wants, what executors are told for it.
+
+use tracing::info;
+
+use super::Server;
+use crate::executor::{Executor, State};
+use crate::gpulet::{Gpulet, GpuletId};
+use crate::models::{Hosted, Instance, InstanceState, Models};
+use crate::wire::ToExecutor;
+
+impl Server {
+    /// Gives every model an instance in every gpulet of an executor that is to have it, and has the
+    /// others forgotten.
+    pub(super) fn place(&mut self) {
+        let executors = &mut self.dispatcher.executors;
+        for hosted in self.dispatcher.models.iter_mut().filter(|it| !it.is_null()) {
+            for (executor, host) in executors.iter().filter(|(_, it)| it.state != State::Gone) {
+                let hosts = |gpulet: &Gpulet| {
+                    let models = &gpulet.config.models;
+                    !hosted.retired && !host.retired && models.contains(&hosted.model.name)
+                };
+                let open: Vec<bool> = host.gpulets.iter().map(hosts).collect();
+                let placed = hosted.instances_in(executor).next().is_some();
+                if !placed && open.contains(&true) {
+                    let ids = (0..open.len() as u32).map(|index| GpuletId { executor, index });
+                    let instance =
+                        |gpulet| Instance { gpulet, open: false, state: InstanceState::Waiting };
+                    hosted.instances.extend(ids.map(instance));
+                }
+                for instance in hosted.instances_in(executor) {
+                    instance.open = open[instance.gpulet.index as usize];
+                }
+            }
+        }
+        for index in 0..self.dispatcher.executors.len() {
+            self.tell_loads(index);
+        }
+        for model in self.dispatcher.models.live().to_vec() {
+            self.answer_hopeless(model);
+        }
+        self.unload_closed();
+    }
+
+    /// Has a running executor load what it is to have and was not told yet.
+    pub(super) fn tell_loads(&mut self, index: u32) {
+        let Some(executor) = self.dispatcher.executors.get_mut(index) else { return };
+        if executor.state != State::Running || executor.retired {
+            return;
+        }
+        for hosted in self.dispatcher.models.iter_mut() {
+            let waits = |it: &Instance| matches!(it.state, InstanceState::Waiting);
+            let mut open = false;
+            let mut waiting = false;
+            for instance in hosted.instances_in(index) {
+                open |= instance.open;
+                waiting |= waits(instance);
+            }
+            if !open || !waiting {
+                continue;
+            }
+            for instance in hosted.instances_in(index) {
+                instance.state = InstanceState::Loading;
+            }
+            let model = Box::new(hosted.model.clone());
+            executor.tell(&ToExecutor::Load { instance: hosted.id, model }, &[]);
+        }
+    }
+
+    /// Has executors unload models that are open in none of their gpulets, once no batch names them,
+    /// and forgets retired models that are nowhere any more.
+    pub(super) fn unload_closed(&mut self) {
+        let mut nowhere = Vec::new();
+        for hosted in self.dispatcher.models.iter_mut() {
+            for (index, executor) in self.dispatcher.executors.iter_mut() {
+                if executor.retired {
+                    // It forgets everything when it goes.
+                    continue;
+                }
+                unload_from(hosted, index, executor);
+            }
+            if hosted.retired && hosted.running_count == 0 && hosted.instances.is_empty() {
+                nowhere.push(hosted.id);
+            }
+        }
+        for id in nowhere {
+            self.dispatcher.models.remove(id);
+        }
+    }
+}
+
+fn unload_from(hosted: &mut Hosted, index: u32, executor: &mut Executor) {
+    let mut placed = false;
+    for instance in hosted.instances_in(index) {
+        placed = true;
+        // What is being loaded is waited for: the answer must have somebody to go to.
+        if instance.open || matches!(instance.state, InstanceState::Loading) {
+            return;
+        }
+    }
+    let of_model = |gpulet: &Gpulet| gpulet.batches().any(|batch| batch.model == hosted.id);
+    if !placed || executor.gpulets.iter().any(of_model) {
+        return;
+    }
+    let warm = |it: &Instance| matches!(it.state, InstanceState::Ready(_));
+    if hosted.instances_in(index).any(|it| warm(it)) {
+        info!(executor = executor.name(), model = hosted.model.name, "unloading");
+        executor.tell(&ToExecutor::Unload { instance: hosted.id }, &[]);
+    }
+    hosted.instances.retain(|instance| instance.gpulet.executor != index);
+}
+
+/// The models have nothing in an executor that will not come back.
+pub(super) fn forget_instances(models: &mut Models, executor: u32) {
+    for hosted in models.iter_mut() {
+        hosted.instances.retain(|instance| instance.gpulet.executor != executor);
+    }
+}
