@@ -111,6 +111,10 @@ pub struct Executor {
     pub backend: String,
     /// Processes after the first.
     pub restart_count: u64,
+    /// With what its last process ended, if that was not by a signal.
+    pub exit_code: Option<i32>,
+    /// MPS was asked to end its work; it is killed then, or at this time.
+    pub doomed_ns: Option<u64>,
     process: Option<Process>,
     backoff_ns: u64,
 }
@@ -127,6 +131,8 @@ impl Executor {
             retired: false,
             backend: String::new(),
             restart_count: 0,
+            exit_code: None,
+            doomed_ns: None,
             process: None,
             backoff_ns: 0,
         }
@@ -139,7 +145,12 @@ impl Executor {
 
     /// Whether its gpulets can be sent batches.
     pub fn takes_batches(&self) -> bool {
-        self.state == State::Running && !self.retired
+        self.state == State::Running && !self.retired && self.doomed_ns.is_none()
+    }
+
+    /// It is not to blame for its end: its successor starts at once.
+    pub fn forgive(&mut self) {
+        self.backoff_ns = 0;
     }
 
     /// Whether none of its gpulets has a batch.
@@ -309,6 +320,8 @@ impl Executor {
         ] {
             let _ = registry.deregister(&mut SourceFd(&fd));
         }
+        self.exit_code = status.code();
+        self.doomed_ns = None;
         let lived_ns = now_ns.saturating_sub(process.started_ns);
         self.process = None;
         if self.retired {

@@ -5,6 +5,7 @@
 //! it. Everything rare (connections, control messages, signals, reloads) happens between turns.
 
 mod clients;
+mod devices;
 mod executors;
 mod lifecycle;
 mod placing;
@@ -13,10 +14,11 @@ mod starts;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook_mio::v1_0::Signals;
 use tracing::{info, warn};
 
@@ -27,8 +29,12 @@ use crate::dispatch::Dispatcher;
 use crate::executor::{EXECUTORS_MAX, Executors, find_program};
 use crate::notify::Notifier;
 
+use devices::Devices;
+
 const LISTENER: Token = Token(0);
 const SIGNALS: Token = Token(1);
+/// Rung by whoever looks after devices.
+const DEVICES: Token = Token(2);
 /// Three tokens an executor; see [`crate::executor::Source`].
 const EXECUTORS: usize = 8;
 /// Two tokens a connection: its socket, and its session's bell.
@@ -85,6 +91,8 @@ pub struct Server {
     /// Connections wait that could not be accepted for lack of descriptors or memory.
     starved: bool,
     notifier: Notifier,
+    devices: Devices,
+    waker: Arc<Waker>,
     mode: Mode,
     /// Every model that will be warm soon is.
     settled: bool,
@@ -109,6 +117,7 @@ impl Server {
         )?;
         let mut signals = Signals::new([libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
         poll.registry().register(&mut signals, SIGNALS, Interest::READABLE)?;
+        let waker = Arc::new(Waker::new(poll.registry(), DEVICES)?);
         let executors = Executors::new(find_program(&std::env::current_exe()?)?);
         let dispatcher = Dispatcher::new(executors, config.limits.entries_per_turn_max);
         let started_ns = now_ns();
@@ -122,6 +131,8 @@ impl Server {
             connections: Vec::new(),
             starved: false,
             notifier,
+            devices: Devices::default(),
+            waker,
             mode: Mode::Serving,
             settled: false,
             started_ns,
@@ -200,6 +211,7 @@ impl Server {
             match event.token() {
                 LISTENER => self.accept(now_ns),
                 SIGNALS => self.take_signals(now_ns),
+                DEVICES => self.hear_devices(now_ns),
                 Token(number) if number < CONNECTIONS => {
                     let executor = (number - EXECUTORS) / 4;
                     self.hear_executor(executor as u32, (number - EXECUTORS) % 4, now_ns);
@@ -218,7 +230,7 @@ impl Server {
     fn housekeep(&mut self, now_ns: u64) {
         self.housekeeping_ns = now_ns;
         self.notifier.feed_watchdog(now_ns);
-        self.dispatcher.kill_hung(now_ns, self.config.hang_timeout_ns);
+        self.end_hung(now_ns);
         self.start_executors(now_ns);
         self.unload_closed();
         self.close_silent(now_ns);

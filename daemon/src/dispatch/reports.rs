@@ -4,6 +4,7 @@ use gpulet_abi::status::Status;
 use tracing::warn;
 
 use super::Dispatcher;
+use crate::executor::State;
 use crate::gpulet::GpuletId;
 use crate::models::{Counters, InstanceState};
 use crate::request::{RequestId, Stage, Timing};
@@ -121,10 +122,11 @@ impl Dispatcher {
         }
     }
 
-    /// Kills executors with a batch that takes longer than any batch should.
-    pub fn kill_hung(&mut self, now_ns: u64, hang_ns: u64) {
-        for (_, executor) in self.executors.iter_mut() {
-            if executor.state != crate::executor::State::Running {
+    /// Executors with a batch that takes longer than any batch should.
+    pub fn hung(&self, now_ns: u64, hang_ns: u64) -> Vec<u32> {
+        let mut all = Vec::new();
+        for (index, executor) in self.executors.iter() {
+            if executor.state != State::Running || executor.doomed_ns.is_some() {
                 continue;
             }
             let hung = executor.gpulets.iter().find_map(|gpulet| {
@@ -136,8 +138,9 @@ impl Dispatcher {
             });
             if let Some((gpulet, allowed_ns)) = hung {
                 warn!(executor = executor.name(), gpulet, allowed_ns, "the executor hangs");
-                executor.kill();
+                all.push(index);
             }
         }
+        all
     }
 }

@@ -12,7 +12,7 @@ use super::{EXECUTORS, Server};
 use crate::clock::now_ns;
 use crate::executor::{Source, State};
 use crate::models::{Hosted, InstanceState, Readiness};
-use crate::wire::FromExecutor;
+use crate::wire::{FAULT_EXIT_CODE, FromExecutor};
 
 /// After a program could not even be started.
 const SPAWN_RETRY_NS: u64 = 1_000_000_000;
@@ -35,7 +35,7 @@ impl Server {
                 continue;
             }
             let State::Waiting { until_ns } = executor.state else { continue };
-            if until_ns > now_ns {
+            if until_ns > now_ns || !self.devices.may_start(&executor.environment) {
                 continue;
             }
             let token = Token(EXECUTORS + 4 * index as usize);
@@ -95,6 +95,7 @@ impl Server {
             }
             FromExecutor::Faulted { error } => {
                 error!(executor = name, error, "the device faulted");
+                self.lose_device_of(index);
             }
             FromExecutor::Remeasured { .. }
             | FromExecutor::Prepared { .. }
@@ -163,6 +164,9 @@ impl Server {
             return;
         }
         let gone = executor.state == State::Gone;
+        if executor.exit_code == Some(FAULT_EXIT_CODE) {
+            self.lose_device_of(index);
+        }
         if was_running {
             self.blame_loading(index);
         }

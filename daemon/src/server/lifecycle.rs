@@ -4,6 +4,7 @@ use gpulet_abi::status::Status;
 use tracing::{error, info};
 
 use super::Server;
+use super::devices::{DeviceProblem, Devices};
 use super::starts::{Wanted, wanted};
 use crate::clock::now_ns;
 use crate::config::{Config, ConfigError};
@@ -25,6 +26,9 @@ pub enum ConfigProblem {
     /// See [`ModelError`].
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// See [`DeviceProblem`].
+    #[error(transparent)]
+    Device(#[from] DeviceProblem),
     /// More gpulets than there can be executors.
     #[error("{0}")]
     TooManyGpulets(&'static str),
@@ -58,10 +62,14 @@ impl Server {
     }
 
     fn apply_gpulets(&mut self) -> Result<(), ConfigProblem> {
-        let mut wanted = wanted(&self.config);
+        let mut devices = Devices::find(&self.config)?;
+        let mut wanted = wanted(&self.config, &devices);
         if wanted.iter().any(|it| it.gpulets.len() > EXECUTOR_GPULETS_MAX) {
             return Err(ConfigProblem::TooManyGpulets("more gpulets of a device than can be"));
         }
+        let before = std::mem::take(&mut self.devices);
+        devices.start_daemons(&self.config, before, &self.waker)?;
+        self.devices = devices;
         for (_, executor) in self.dispatcher.executors.iter_mut() {
             let same =
                 |it: &Wanted| it.start == executor.start && it.environment == executor.environment;
@@ -114,6 +122,7 @@ impl Server {
         let read = loaded.and_then(|config| {
             let models = scan(&config.models, &config.limits)?;
             config.check_models(&models)?;
+            Devices::find(&config)?;
             Ok((config, models))
         });
         match read {

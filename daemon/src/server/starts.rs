@@ -1,5 +1,6 @@
 //! From the config's gpulets to the executors that host them.
 
+use super::devices::Devices;
 use crate::config::{Config, DeviceName, Gpulet, Mechanism, Spin};
 use crate::share::{CpuShare, allowed_cpus, cpu_shares};
 use crate::wire::{Backend, Cuda, GpuletStart, Start};
@@ -15,7 +16,7 @@ pub(super) struct Wanted {
 }
 
 /// One executor for each gpulet, but one for all of those that split a device inside a process.
-pub(super) fn wanted(config: &Config) -> Vec<Wanted> {
+pub(super) fn wanted(config: &Config, devices: &Devices) -> Vec<Wanted> {
     let on_cpu = |gpulet: &&Gpulet| gpulet.mechanism == Mechanism::Cpu;
     let percents: Vec<u8> = config.gpulets.iter().filter(on_cpu).map(|it| it.share_pct).collect();
     let allowed = allowed_cpus().unwrap_or_default();
@@ -39,7 +40,8 @@ pub(super) fn wanted(config: &Config) -> Vec<Wanted> {
         let whole = CpuShare { threads: 1, cpus: Vec::new() };
         let is_cpu = *mechanism == Mechanism::Cpu;
         let share = shares.next_if(|_| is_cpu).unwrap_or(whole);
-        let (backend, environment) = backend(config, gpulet);
+        let backend = backend(config, gpulet);
+        let environment = devices.environment(config, gpulet);
         let start = Start {
             executor: name,
             gpulets: vec![entry],
@@ -66,27 +68,17 @@ fn split_device(mechanism: &Mechanism) -> Option<&DeviceName> {
     }
 }
 
-fn backend(config: &Config, gpulet: &Gpulet) -> (Backend, Vec<(String, String)>) {
+fn backend(config: &Config, gpulet: &Gpulet) -> Backend {
     match &gpulet.mechanism {
-        Mechanism::Cpu => {
-            let (libtorch_dir, shim) = (config.libtorch_dir.clone(), config.torch_shim.clone());
-            (Backend::Torch { libtorch_dir, shim }, Vec::new())
-        }
+        Mechanism::Cpu => Backend::Torch {
+            libtorch_dir: config.libtorch_dir.clone(),
+            shim: config.torch_shim.clone(),
+        },
         Mechanism::Replay { profiles_dir, .. } => {
-            (Backend::Replay { profiles_dir: profiles_dir.clone() }, Vec::new())
+            Backend::Replay { profiles_dir: profiles_dir.clone() }
         }
-        Mechanism::Mps { device } => {
-            let mut environment = sees(device);
-            environment.extend(mps_client(config, gpulet.share_pct));
-            (Backend::Cuda(cuda(config, false)), environment)
-        }
-        Mechanism::Green { device } => {
-            let mut environment = sees(device);
-            if config.mps.green {
-                environment.extend(mps_client(config, 100));
-            }
-            (Backend::Cuda(cuda(config, true)), environment)
-        }
+        Mechanism::Mps { .. } => Backend::Cuda(cuda(config, false)),
+        Mechanism::Green { .. } => Backend::Cuda(cuda(config, true)),
     }
 }
 
@@ -100,24 +92,3 @@ fn cuda(config: &Config, split: bool) -> Cuda {
         nvrtc: config.cuda.nvrtc.clone(),
     }
 }
-
-/// The process sees this device alone, and counts it as 0.
-fn sees(device: &DeviceName) -> Vec<(String, String)> {
-    let name = match device {
-        DeviceName::Index(index) => index.to_string(),
-        DeviceName::Uuid(uuid) => uuid.clone(),
-    };
-    // In the order of the bus, as NVML counts, not fastest first.
-    let order = ("CUDA_DEVICE_ORDER", "PCI_BUS_ID".to_owned());
-    [order, ("CUDA_VISIBLE_DEVICES", name)].map(|(name, value)| (name.to_owned(), value)).into()
-}
-
-/// The process's work goes through MPS, on so many percent of the multiprocessors. MPS reads this
-/// when the process first uses CUDA, and nothing changes it later.
-fn mps_client(config: &Config, share_pct: u8) -> [(String, String); 2] {
-    let pipes = config.mps.pipe_dir().display().to_string();
-    [("CUDA_MPS_PIPE_DIRECTORY", pipes), (PERCENTAGE, share_pct.to_string())]
-        .map(|(name, value)| (name.to_owned(), value))
-}
-
-const PERCENTAGE: &str = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE";
