@@ -23,6 +23,7 @@ pub fn check(gpu: &Gpu, kernels: &Kernels, report: &mut Report) {
             report.line(&name("dram"), press(gpu, kernels, true, beyond, blocks, pause_ns));
         }
     }
+    report.line("busy", busy(gpu, kernels));
     report.line("hang", hang(gpu, kernels));
 }
 
@@ -82,6 +83,14 @@ fn press(
     }
     let rate = counts.sum::<u64>() as f64 / pressed.as_secs_f64() / 1e9;
     Ok(format!("{rate:.0} GB/s, ended {ending:.1?} after the stop"))
+}
+
+fn busy(gpu: &Gpu, kernels: &Kernels) -> Outcome {
+    let begun = Instant::now();
+    // SAFETY: a stream, and no memory.
+    unsafe { kernels.busy(gpu.stream, 2 * gpu.sm_count, 64) }.map_err(text)?;
+    gpu.wait().map_err(text)?;
+    Ok(format!("computed in {:.1?}", begun.elapsed()))
 }
 
 fn hang(gpu: &Gpu, kernels: &Kernels) -> Outcome {

@@ -16,7 +16,7 @@ macro_rules! sources {
     };
 }
 
-const SOURCES: [Source; 9] = sources![
+const SOURCES: [Source; 10] = sources![
     "ptx.cuh",
     "gpulet.cuh",
     "float.cuh",
@@ -25,6 +25,7 @@ const SOURCES: [Source; 9] = sources![
     "bools.cu",
     "probe.cu",
     "pressure.cu",
+    "busy.cu",
     "drill.cu"
 ];
 
@@ -34,6 +35,7 @@ const MAIN: &CStr = c"#include \"move.cu\"
 #include \"bools.cu\"
 #include \"probe.cu\"
 #include \"pressure.cu\"
+#include \"busy.cu\"
 #include \"drill.cu\"
 ";
 

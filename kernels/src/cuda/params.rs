@@ -149,6 +149,14 @@ pub struct Press {
     pub reserved: u32,
 }
 
+/// What `busy` takes.
+#[repr(C)]
+pub struct Busy {
+    pub sink: u64,
+    pub rounds: u32,
+    pub zero: u32,
+}
+
 /// What `fault` and `hang` take.
 #[repr(C)]
 pub struct Drill {
@@ -163,6 +171,7 @@ const _: () = {
     assert!(size_of::<Bools>() == 16);
     assert!(size_of::<Probe>() == 16);
     assert!(size_of::<Press>() == 40);
+    assert!(size_of::<Busy>() == 16);
     assert!(size_of::<Drill>() == 8);
     assert!(Float::F32 as u32 == 0 && Float::F16 as u32 == 1 && Float::Bf16 as u32 == 2);
     assert!(Cast::None as u32 == 0 && Cast::F32ToF16 as u32 == 1 && Cast::F32ToBf16 as u32 == 2);

@@ -23,6 +23,7 @@ Index threadIdx, blockIdx, gridDim;
 #include "../../cuda/bools.cu"
 #include "../../cuda/probe.cu"
 #include "../../cuda/pressure.cu"
+#include "../../cuda/busy.cu"
 #include "../../cuda/drill.cu"
 
 namespace {
@@ -99,6 +100,7 @@ const Kernel KERNELS[] = {
     {"probe", [](void* it) { return with(probe, it); }},
     {"pressure_l2", [](void* it) { return with(pressure_l2, it); }},
     {"pressure_dram", [](void* it) { return with(pressure_dram, it); }},
+    {"busy", [](void* it) { return with(busy, it); }},
     {"fault", [](void*) { return [] { failure = ILLEGAL_ADDRESS; }; }},
     {"hang", [](void* it) { return with(hang, it); }},
 };
