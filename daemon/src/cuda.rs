@@ -9,6 +9,7 @@
 //! | [`loaded`]  | that model                                                                   |
 //! | [`engine`]  | batches under way                                                            |
 //! | [`local`]   | a model in this process, without a daemon                                    |
+//! | [`measure`] | what gpulets do, alone and beside each other                                 |
 //!
 //! The daemon never calls any of this: no fault of a GPU may reach it.
 
@@ -21,5 +22,6 @@ pub mod green;
 pub mod load;
 pub mod loaded;
 pub mod local;
+pub mod measure;
 mod moves;
 mod regions;

@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use super::driver::{CudaError, Stream};
 use super::loaded::{Layouts, Set};
 use crate::backend::torch::Spec;
-use crate::model::{Model, Tensor};
+use crate::model::Model;
 
 /// The same inputs at every load.
 const SEED: u64 = 0x6770_756c_6574;
@@ -67,7 +67,8 @@ fn answer(
     let mut random = fastrand::Rng::with_seed(SEED);
     let layout = &set.layouts.device;
     for (place, tensor) in layout.inputs().iter().zip(&model.inputs) {
-        let sample = sample(tensor, rows, &mut random);
+        let (dtype, dims) = tensor.seen_by_model();
+        let sample = sample(dtype, &dims, tensor.range, rows, &mut random);
         let to = set.device.address() + place.offset;
         stream.copy_in_now(&sample, to).map_err(text)?;
     }
@@ -85,11 +86,16 @@ fn answer(
 }
 
 /// Values that a model may well be given: floats around 0, indexes that are allowed.
-fn sample(tensor: &Tensor, rows: u32, random: &mut fastrand::Rng) -> Vec<u8> {
-    let (dtype, dims) = tensor.seen_by_model();
+pub(super) fn sample(
+    dtype: Dtype,
+    dims: &[i64],
+    range: Option<(i64, i64)>,
+    rows: u32,
+    random: &mut fastrand::Rng,
+) -> Vec<u8> {
     let row: i64 = dims.iter().product();
     let count = usize::try_from(row).unwrap_or(0) * rows as usize;
-    let (low, high) = tensor.range.unwrap_or((0, 1));
+    let (low, high) = range.unwrap_or((0, 1));
     let mut bytes = Vec::new();
     for _ in 0..count {
         let float = 2.0 * random.f32() - 1.0;
@@ -123,20 +129,11 @@ fn values(dtype: Dtype, bytes: &[u8]) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::DtypeName;
 
     #[test]
     fn samples_keep_to_the_range() {
-        let (dtype, row_bytes) = (DtypeName(Dtype::I64), 24);
-        let tensor = Tensor {
-            name: "ids".to_owned(),
-            dtype,
-            dims: vec![3],
-            row_bytes,
-            range: Some((5, 7)),
-            normalise: None,
-        };
-        let bytes = sample(&tensor, 50, &mut fastrand::Rng::with_seed(1));
+        let mut random = fastrand::Rng::with_seed(1);
+        let bytes = sample(Dtype::I64, &[3], Some((5, 7)), 50, &mut random);
         let ids = values(Dtype::I64, &bytes);
         assert_eq!(ids.len(), 150);
         assert!(ids.iter().all(|id| (5.0..=7.0).contains(id)));

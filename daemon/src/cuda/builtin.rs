@@ -8,7 +8,7 @@ use gpulet_plan::profile::ProfilePoint;
 use super::driver::{CudaError, Pinned, Stream};
 use super::gpu::Gpu;
 use super::load::layouts;
-use super::loaded::{Forward, Lane, Loaded, Set, Size};
+use super::loaded::{Forward, Lane, Loaded, Set, Size, Times};
 use crate::backend::LoadError;
 use crate::backend::buffer::RowBytes;
 use crate::model::{Builtin, Model};
@@ -45,6 +45,8 @@ pub(super) fn load(gpu: &Arc<Gpu>, model: &Model, which: Builtin) -> Result<Load
         model: model.clone(),
         form: "built in".to_owned(),
         memory_bytes: 0,
+        error: 0.0,
+        times: Times::default(),
         row_bytes: RowBytes::of(model)?,
         inputs: Vec::new(),
         outputs: Vec::new(),

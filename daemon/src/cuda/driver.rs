@@ -123,6 +123,15 @@ impl Device {
         Ok((free as u64, total as u64))
     }
 
+    /// Bytes of the L2 cache.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn l2_bytes(&self) -> Result<u64, CudaError> {
+        let which = sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE;
+        self.attribute(which).map(u64::from)
+    }
+
     fn attribute(&self, which: sys::CUdevice_attribute) -> Result<u32, CudaError> {
         let mut value = 0;
         // SAFETY: the out-parameter is valid.
@@ -138,6 +147,8 @@ pub struct Stream(pub(super) NonNull<sys::CUstream_st>);
 
 // SAFETY: handles of the driver may be used by any thread.
 unsafe impl Send for Stream {}
+// SAFETY: and by several at once.
+unsafe impl Sync for Stream {}
 
 impl Stream {
     /// A stream of the primary context, which must be current.
@@ -411,6 +422,8 @@ pub struct Pinned {
 
 // SAFETY: memory, owned by this value.
 unsafe impl Send for Pinned {}
+// SAFETY: it tells where it is, and touches nothing there.
+unsafe impl Sync for Pinned {}
 
 impl Pinned {
     /// Allocates `bytes` bytes, at least one, zeroed.

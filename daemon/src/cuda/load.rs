@@ -1,5 +1,6 @@
 //! From an archive to a model that is warm, captured and measured on every gpulet.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,7 +13,7 @@ use super::accuracy::{self, Specs};
 use super::builtin;
 use super::driver::{CudaError, Event, Stream};
 use super::gpu::{Cut, Gpu};
-use super::loaded::{Forward, Lane, Layouts, Loaded, SETS, Set, Size};
+use super::loaded::{Forward, Lane, Layouts, Loaded, SETS, Set, Size, Times};
 
 use crate::backend::buffer::RowBytes;
 use crate::backend::torch::{ARCHIVE_BYTES_MAX, Spec, check_signature, specs_of};
@@ -27,7 +28,7 @@ use crate::store;
 const FORWARDS_MIN: u32 = 3;
 /// Rows that a precision is checked with.
 const SAMPLE_ROWS: u32 = 4;
-/// Runs under the clock for each batch size.
+/// Runs under the clock for each batch size, for whoever schedules by them.
 const MEASURED_RUNS: usize = 10;
 
 /// Loads models onto a GPU.
@@ -46,6 +47,20 @@ impl Load for CudaLoad {
 /// # Errors
 /// [`LoadError`]; a context that is lost shows in the next call of the engine.
 pub fn load(gpu: &Arc<Gpu>, model: &Model, progress: Progress<'_>) -> Result<Loaded, LoadError> {
+    load_measured(gpu, model, progress, MEASURED_RUNS)
+}
+
+/// Loads a model, and times so many runs of each batch size, at least one.
+///
+/// # Errors
+/// As [`load`].
+pub(super) fn load_measured(
+    gpu: &Arc<Gpu>,
+    model: &Model,
+    progress: Progress<'_>,
+    measured_runs: usize,
+) -> Result<Loaded, LoadError> {
+    let begun = Instant::now();
     let path = match &model.source {
         Source::File(path) => path,
         Source::Builtin(builtin) => return builtin::load(gpu, model, *builtin),
@@ -65,6 +80,7 @@ pub fn load(gpu: &Arc<Gpu>, model: &Model, progress: Progress<'_>) -> Result<Loa
     let frozen = module.freeze();
     let precision = precision_of(model.precision);
     let placed = gpu.cuda.place(&module, precision).map_err(|error| refuse(error.to_string()))?;
+    let place_ns = ns_since(begun);
     let pictures = pictures_of(gpu, model)?;
     let maker = Maker {
         gpu,
@@ -74,6 +90,9 @@ pub fn load(gpu: &Arc<Gpu>, model: &Model, progress: Progress<'_>) -> Result<Loa
         layouts: layouts(model, model.max_batch)?,
         inputs: specs_of(model, &model.inputs)?,
         outputs: specs_of(model, &model.outputs)?,
+        measured_runs,
+        warm_up_ns: Cell::new(0),
+        capture_ns: Cell::new(0),
     };
     let error = maker.check_accuracy(&module).map_err(refuse)?;
     drop(module);
@@ -82,7 +101,7 @@ pub fn load(gpu: &Arc<Gpu>, model: &Model, progress: Progress<'_>) -> Result<Loa
     for cut in &gpu.cuts {
         lanes.push(maker.lane(cut, &mut eager).map_err(refuse)?);
     }
-    let Maker { inputs, outputs, .. } = maker;
+    let Maker { inputs, outputs, warm_up_ns, capture_ns, .. } = maker;
     // Memory of the warm-up forwards; graphs have their own.
     gpu.cuda.trim().map_err(|error| refuse(error.to_string()))?;
     let after = gpu.device.memory().map_or(0, |(free, _)| free);
@@ -94,6 +113,13 @@ pub fn load(gpu: &Arc<Gpu>, model: &Model, progress: Progress<'_>) -> Result<Loa
         model: model.clone(),
         form,
         memory_bytes: before.saturating_sub(after),
+        error,
+        times: Times {
+            load_ns: ns_since(begun),
+            place_ns,
+            warm_up_ns: warm_up_ns.get(),
+            capture_ns: capture_ns.get(),
+        },
         row_bytes: RowBytes::of(model)?,
         inputs,
         outputs,
@@ -148,6 +174,10 @@ fn form_of(precision: model::Precision, error: f64, eager: Option<String>) -> St
     }
 }
 
+fn ns_since(begun: Instant) -> u64 {
+    u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// What the parts of a load share.
 struct Maker<'a> {
     gpu: &'a Arc<Gpu>,
@@ -157,6 +187,9 @@ struct Maker<'a> {
     layouts: Layouts,
     inputs: Vec<Spec>,
     outputs: Vec<Spec>,
+    measured_runs: usize,
+    warm_up_ns: Cell<u64>,
+    capture_ns: Cell<u64>,
 }
 
 impl Maker<'_> {
@@ -200,7 +233,10 @@ impl Maker<'_> {
         let all: Vec<u32> = sizes(self.model.max_batch).collect();
         for rows in all.into_iter().rev() {
             (self.progress)(format!("{rows} rows"));
+            let begun = Instant::now();
             self.warm_up(&capture, &sets[0], rows)?;
+            self.warm_up_ns.update(|ns| ns + ns_since(begun));
+            let begun = Instant::now();
             let mut graphs = None;
             if eager.is_none() {
                 match self.capture(&capture, pool, &sets, rows) {
@@ -209,6 +245,7 @@ impl Maker<'_> {
                     Err(error) => return Err(format!("capture of {rows} rows: {error}")),
                 }
             }
+            self.capture_ns.update(|ns| ns + ns_since(begun));
             made.push(Size { rows, graphs, typical_ns: 0 });
         }
         made.reverse();
@@ -252,16 +289,15 @@ impl Maker<'_> {
         let stream = lane.capture.as_ref().ok_or("no stream")?;
         let event = Event::new().map_err(|error| error.to_string())?;
         for size in &mut lane.sizes {
-            let mut taken_ns = Vec::with_capacity(MEASURED_RUNS);
-            for _ in 0..MEASURED_RUNS {
+            let mut taken_ns = Vec::with_capacity(self.measured_runs);
+            for _ in 0..self.measured_runs.max(1) {
                 let start = Instant::now();
                 self.whole(stream, &lane.sets[0], size)?;
                 event.record(stream).map_err(|error| error.to_string())?;
                 while !event.is_done().map_err(|error| error.to_string())? {
                     std::hint::spin_loop();
                 }
-                let ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                taken_ns.push(ns.clamp(1, PROFILE_LATENCY_MAX_NS));
+                taken_ns.push(ns_since(start).clamp(1, PROFILE_LATENCY_MAX_NS));
             }
             taken_ns.sort_unstable();
             let (p50_ns, p99_ns) = (taken_ns[taken_ns.len() / 2], taken_ns[taken_ns.len() - 1]);

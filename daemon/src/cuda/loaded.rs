@@ -26,6 +26,10 @@ pub struct Loaded {
     pub form: String,
     /// Device memory that it takes.
     pub memory_bytes: u64,
+    /// What its precision costs against fp32, as [`Model::error_max`] is stated.
+    pub error: f64,
+    /// What the load took.
+    pub times: Times,
     pub(super) row_bytes: RowBytes,
     pub(super) inputs: Vec<Spec>,
     pub(super) outputs: Vec<Spec>,
@@ -35,6 +39,19 @@ pub struct Loaded {
     pub(super) lanes: Vec<Lane>,
     pub(super) forward: Forward,
     pub(super) gpu: Arc<Gpu>,
+}
+
+/// What the steps of a load took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Times {
+    /// All of it.
+    pub load_ns: u64,
+    /// Reading the archive, and bringing its weights to the device.
+    pub place_ns: u64,
+    /// The first forwards at every batch size on every gpulet, in which algorithms are chosen.
+    pub warm_up_ns: u64,
+    /// Captures of all of these.
+    pub capture_ns: u64,
 }
 
 /// What computes where there is no graph.
@@ -134,6 +151,13 @@ impl Set {
             rank: spec.rank,
         };
         specs.iter().zip(places).map(tensor).collect()
+    }
+}
+
+impl Loaded {
+    /// Whether every batch size is a graph on every gpulet.
+    pub(super) fn is_captured(&self) -> bool {
+        self.lanes.iter().flat_map(|lane| &lane.sizes).all(|size| size.graphs.is_some())
     }
 }
 

@@ -40,26 +40,45 @@ impl Backend for Local {
     }
 
     fn load_file(&self, model: &Model) -> Result<Box<dyn Instance>, LoadError> {
-        let loaded = load::load(&self.gpu, model, &|_| ())?;
-        let failed = |error: CudaError| LoadError::model(model, error);
-        let stream = self.gpu.cuts[0].stream().map_err(failed)?;
-        let done = Event::new().map_err(failed)?;
-        Ok(Box::new(LocalInstance { pinned: None, stream, done, loaded }))
+        let loaded = Arc::new(load::load(&self.gpu, model, &|_| ())?);
+        Ok(Box::new(LocalInstance::new(&loaded, 0)?))
     }
 }
 
-/// A model on the first gpulet of this process.
+/// A model on every gpulet of this process, in their order; the weights are shared.
+///
+/// # Errors
+/// [`LoadError::Model`] where there are no more streams.
+pub(super) fn on_each(loaded: Loaded) -> Result<Vec<Box<dyn Instance>>, LoadError> {
+    let loaded = Arc::new(loaded);
+    let one = |lane| Ok(Box::new(LocalInstance::new(&loaded, lane)?) as Box<dyn Instance>);
+    (0..loaded.lanes.len()).map(one).collect()
+}
+
+/// A model on one gpulet of this process. No other has that lane of it.
 struct LocalInstance {
     pinned: Option<Registration>,
     stream: Stream,
     done: Event,
-    loaded: Loaded,
+    lane: usize,
+    loaded: Arc<Loaded>,
 }
 
 impl LocalInstance {
+    fn new(loaded: &Arc<Loaded>, lane: usize) -> Result<LocalInstance, LoadError> {
+        let failed = |error: CudaError| LoadError::model(&loaded.model, error);
+        Ok(LocalInstance {
+            pinned: None,
+            stream: loaded.gpu.cuts[lane].stream().map_err(failed)?,
+            done: Event::new().map_err(failed)?,
+            lane,
+            loaded: Arc::clone(loaded),
+        })
+    }
+
     fn queue(&self, rows: u32, inputs: &[View<'_>], outputs: &[View<'_>]) -> Result<(), String> {
         let text = |error: CudaError| error.to_string();
-        let lane = &self.loaded.lanes[0];
+        let lane = &self.loaded.lanes[self.lane];
         let (set, size) = (&lane.sets[0], lane.size_for(rows).ok_or("more than max_batch rows")?);
         for (view, place) in inputs.iter().zip(set.layouts.device.inputs()) {
             let to = set.device.address() + place.offset;
@@ -116,7 +135,7 @@ impl Instance for LocalInstance {
     }
 
     fn profile(&self) -> Option<Vec<gpulet_plan::profile::ProfilePoint>> {
-        Some(self.loaded.lanes[0].points.clone())
+        Some(self.loaded.lanes[self.lane].points.clone())
     }
 
     unsafe fn pin(&mut self, memory: Part) {

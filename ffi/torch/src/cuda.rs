@@ -289,6 +289,8 @@ pub struct Graph {
 
 // SAFETY: nothing of it is bound to a thread.
 unsafe impl Send for Graph {}
+// SAFETY: it only tells its handle.
+unsafe impl Sync for Graph {}
 
 impl Graph {
     /// The `CUgraphExec`, valid as long as this is.
