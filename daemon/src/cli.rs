@@ -14,6 +14,8 @@
 //! | `schedule`   | a plan, from the published files                            |
 //! | `plan_check` | what is wrong with a plan                                   |
 //! | `published`  | the published files on a command line                       |
+//! | `prove_share` | what shares of a GPU are, measured                         |
+//! | `gauge`      | processes that measure, for these                           |
 //! | `pages`      | man pages and completions                                   |
 //! | `manual`     | what these and the help say beyond flags                    |
 //! | `control`    | asking the daemon for its state                             |
@@ -24,12 +26,14 @@ mod control;
 pub mod daemon;
 mod devices;
 pub mod error;
+mod gauge;
 mod infer;
 mod latency;
 mod manual;
 mod models;
 mod pages;
 mod plan_check;
+mod prove_share;
 mod published;
 mod run;
 mod schedule;
@@ -66,10 +70,13 @@ enum Command {
     Models(models::Models),
     Devices(devices::Devices),
     Check(check::Check),
+    ProveShare(prove_share::ProveShare),
     Schedule(schedule::Schedule),
     PlanCheck(plan_check::PlanCheck),
     Completions(pages::Completions),
     Man(pages::ManPages),
+    #[command(hide = true)]
+    MeasureGpulets(gauge::MeasureGpulets),
 }
 
 /// How results are printed.
@@ -94,10 +101,12 @@ pub fn main() -> ExitCode {
         Command::Models(models) => models.run(socket),
         Command::Devices(devices) => devices.run(),
         Command::Check(check) => check.run(),
+        Command::ProveShare(prove) => prove.run(),
         Command::Schedule(schedule) => schedule.run(),
         Command::PlanCheck(check) => check.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),
+        Command::MeasureGpulets(measure) => measure.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

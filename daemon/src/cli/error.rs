@@ -52,6 +52,9 @@ pub enum CtlError {
     /// The GPU.
     #[error("GPU: {0}")]
     Gpu(#[from] crate::cuda::gpu::GpuError),
+    /// A measurement failed, or found what must not be.
+    #[error("{0}")]
+    Measure(String),
     /// Arguments that contradict each other or the model.
     #[error("{0} (--help says more)")]
     Usage(String),
@@ -129,6 +132,7 @@ impl CtlError {
             | CtlError::Infeasible(_)
             | CtlError::Open(_)
             | CtlError::Gpu(_)
+            | CtlError::Measure(_)
             | CtlError::Run(_) => FAILED,
         }
     }

@@ -1,14 +1,15 @@
 //! `gpuletctl run`: a model in this process, without a daemon, as a gpulet of that share would run
 //! it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use clap::{Args, ValueEnum, value_parser};
+use clap::{Args, value_parser};
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde::Serialize;
 
+use super::gauge::Held;
 use super::latency::{Summary, summaries};
 use super::table::{bytes, duration};
 use super::values::Fill;
@@ -86,15 +87,6 @@ pub(super) struct Run {
     output: Output,
 }
 
-/// How a GPU's share is held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Held {
-    /// A green context of this process.
-    Green,
-    /// MPS's active thread percentage.
-    Mps,
-}
-
 /// What came out.
 #[derive(Debug, Serialize)]
 struct Report {
@@ -127,7 +119,7 @@ fn interval(text: &str) -> Result<f64, String> {
 
 impl Run {
     pub(super) fn run(&self) -> Result<(), CtlError> {
-        let model = self.find()?;
+        let (_, model) = find_model(&self.model, &self.models)?;
         if self.batch > model.max_batch {
             let (batch, max) = (self.batch, model.max_batch);
             return Err(CtlError::Usage(format!(
@@ -174,25 +166,6 @@ impl Run {
             latency,
         };
         if self.output.json { print_json(&report) } else { print(&report.show()) }
-    }
-
-    fn find(&self) -> Result<Model, CtlError> {
-        // Nothing is shared here, so a slot may be as large as any.
-        let limits = Limits { slot_bytes_max: SLOT_BYTES_HARD_MAX, ..Limits::default() };
-        let is_name = self.model.components().count() == 1;
-        let here = self.model.join(MODEL_FILE).exists();
-        if !is_name || here {
-            return Ok(model::load(&self.model, &limits)?);
-        }
-        let mut places = self.models.iter().map(|root| root.join(&self.model));
-        match places.find(|place| place.join(MODEL_FILE).exists()) {
-            Some(place) => Ok(model::load(&place, &limits)?),
-            None => {
-                let roots: Vec<String> =
-                    self.models.iter().map(|root| root.display().to_string()).collect();
-                Err(CtlError::NoModel { name: self.model.clone(), roots: roots.join(", ") })
-            }
-        }
     }
 
     /// What runs archives; built-in models need nothing.
@@ -282,6 +255,25 @@ impl Run {
     }
 }
 
+/// The directory of a model that is named or meant by its path, and what it says.
+pub(super) fn find_model(name: &Path, roots: &[PathBuf]) -> Result<(PathBuf, Model), CtlError> {
+    // Nothing is shared here, so a slot may be as large as any.
+    let limits = Limits { slot_bytes_max: SLOT_BYTES_HARD_MAX, ..Limits::default() };
+    let read = |place: PathBuf| Ok((place.clone(), model::load(&place, &limits)?));
+    let is_name = name.components().count() == 1;
+    if !is_name || name.join(MODEL_FILE).exists() {
+        return read(name.to_owned());
+    }
+    let mut places = roots.iter().map(|root| root.join(name));
+    match places.find(|place| place.join(MODEL_FILE).exists()) {
+        Some(place) => read(place),
+        None => {
+            let roots: Vec<String> = roots.iter().map(|root| root.display().to_string()).collect();
+            Err(CtlError::NoModel { name: name.to_owned(), roots: roots.join(", ") })
+        }
+    }
+}
+
 fn load(backend: Option<&dyn Backend>, model: &Model) -> Result<Box<dyn Instance>, LoadError> {
     let rule = |rule: &str| LoadError::Model { model: model.name.clone(), rule: rule.to_owned() };
     match (&model.source, backend) {
@@ -350,8 +342,6 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use gpulet_abi::tensor::Dtype;
 
     use super::*;

@@ -8,11 +8,16 @@ use gpulet_abi::tensor::Dtype;
 use half::{bf16, f16};
 use serde::Serialize;
 
+use crate::model::Precision;
+
 /// Rows of one tensor that are shown.
 const ROWS_SHOWN: usize = 8;
 /// A row with more elements is shown by its largest.
 const ELEMENTS_SHOWN: usize = 16;
 const LARGEST_SHOWN: usize = 5;
+/// Of a time on a command line.
+const SECONDS_MIN: f64 = 0.001;
+const SECONDS_MAX: f64 = 86_400.0;
 
 /// One element.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -129,9 +134,36 @@ impl Fill {
     }
 }
 
+/// A precision by its word, for a command line.
+pub(super) fn precision(text: &str) -> Result<Precision, String> {
+    let known = Precision::ALL.map(Precision::word);
+    let found = Precision::ALL.into_iter().find(|it| it.word() == text);
+    found.ok_or_else(|| format!("known: {}", known.join(", ")))
+}
+
+/// A time that something is to last, for a command line.
+pub(super) fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if (SECONDS_MIN..=SECONDS_MAX).contains(&seconds) {
+        Ok(seconds)
+    } else {
+        Err(format!("must be {SECONDS_MIN} to {SECONDS_MAX} seconds"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_and_times_are_checked() {
+        assert_eq!(precision("fp16"), Ok(Precision::Fp16));
+        assert_eq!(precision("half"), Err("known: fp32, tf32, fp16, bf16".to_owned()));
+        assert_eq!(seconds("0.25"), Ok(0.25));
+        for wrong in ["0", "-1", "nan", "inf", "100000", "x"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn what_is_filled_reads_the_same() {
