@@ -63,7 +63,9 @@ pub mod profile;
 pub mod published;
 pub mod queue;
 pub mod search;
+pub mod sim;
 pub mod table;
 pub mod why;
+pub mod workload;
 
 mod correction;
