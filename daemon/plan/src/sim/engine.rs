@@ -318,12 +318,12 @@ impl<'a> Engine<'a> {
         if !executor.is_free(now_ns) {
             return;
         }
-        let guard_ns = self.limits.guard_ns;
+        let limits = &self.limits;
         let heads = executor.hosted.iter().filter_map(|(model, profile)| {
             let (deadline_ns, rows) = self.queues[*model].demands().next()?;
-            Some(Head { model: *model, deadline_ns, rows, guard_ns, profile })
+            Some(Head { model: *model, deadline_ns, rows, limits, profile })
         });
-        let Some(model) = pick(heads) else { return };
+        let Some(model) = pick(now_ns, heads) else { return };
         let Some(profile) = executor.profile(model) else { return };
         let decision = decide(&self.queues[model], &self.limits, true, now_ns, profile);
         let Decision::Close { count, rows, .. } = decision else { return };
