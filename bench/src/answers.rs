@@ -31,8 +31,8 @@ pub struct Arguments {
     /// How the gpulet holds its share
     #[arg(long, value_enum, default_value_t = Held::Green)]
     mechanism: Held,
-    /// Where the MPS that is running has its pipes, for --mechanism mps
-    #[arg(long, value_name = "DIR", required_if_eq("mechanism", "mps"))]
+    /// Where the MPS that is running has its pipes; without, the daemon starts its own
+    #[arg(long, value_name = "DIR")]
     mps: Option<PathBuf>,
     /// Shares of the GPU in percent
     #[arg(long, value_delimiter = ',', default_value = "100,25")]

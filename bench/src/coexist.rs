@@ -7,24 +7,16 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytemuck::Zeroable;
 use clap::Args;
-use gpulet_client::clock::now_ns;
-use gpulet_client::{Completion, ModelSpec, Options, Request, Session, Submit, Wait};
 use serde_json::json;
 
-use crate::daemon::{self, Daemon, Gpulet, Held, Place, Spin, answered};
+use crate::closed::Load;
+use crate::daemon::{self, Daemon, Gpulet, Held, Place, Spin};
 use crate::error::Error;
-use crate::input::fill;
 use crate::report::{Host, Report};
-use crate::stats::{Recorder, Round, Summary};
+use crate::stats::Summary;
 
-/// A deadline that no batch misses: admission is not what is measured.
-const ANSWER_NS_MAX: u64 = 120_000_000_000;
 const SPIN_US: u32 = 20;
-/// One look at whether the rate has settled: longer than loading a model takes.
-const SETTLING: Duration = Duration::from_secs(4);
-const SETTLING_MAX: u32 = 15;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -34,8 +26,8 @@ pub struct Arguments {
     /// How the gpulets hold their shares
     #[arg(long, value_enum)]
     mechanism: Held,
-    /// Where the MPS that is running has its pipes, for --mechanism mps
-    #[arg(long, value_name = "DIR", required_if_eq("mechanism", "mps"))]
+    /// Where the MPS that is running has its pipes; without, the daemon starts its own
+    #[arg(long, value_name = "DIR")]
     mps: Option<PathBuf>,
     /// Gpulets, of equal shares of the whole GPU
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=32))]
@@ -108,93 +100,4 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let contenders = summary.into_iter().collect();
     let report = Report { bench: "coexist", host, settings, contenders, ratios: Vec::new(), notes };
     report.publish(arguments.json.as_deref())
-}
-
-/// A client that never lets up.
-struct Load {
-    session: Session,
-    spec: ModelSpec,
-    rows: u32,
-    in_flight: u32,
-}
-
-impl Load {
-    fn open(daemon: &Daemon, name: &str, rows: u32, in_flight: u32) -> Result<Load, Error> {
-        let spec = daemon.model(&mut daemon.session(Options::default())?, name)?;
-        let layout = gpulet_abi::tensor::SlotLayout::of_spec(&spec, rows)
-            .ok_or_else(|| Error::failed("coexist", "so many rows have no layout"))?;
-        let mut session = daemon.session(Options {
-            wait: Wait::Spin,
-            slot_bytes: layout.bytes(),
-            slot_count: in_flight,
-            ..Options::default()
-        })?;
-        let spec = daemon.model(&mut session, name)?;
-        let mut load = Load { session, spec, rows, in_flight };
-        load.fill()?;
-        Ok(load)
-    }
-
-    /// Every slot, where the inputs stay.
-    fn fill(&mut self) -> Result<(), Error> {
-        let mut requests = Vec::new();
-        for seed in 0..self.in_flight {
-            let request = self.session.claim(self.spec.model, self.rows)?;
-            for index in 0..self.spec.input_count {
-                let dtype = self.spec.inputs[index as usize].dtype();
-                let input = self.session.input_bytes_mut(request, index)?;
-                fill(input, dtype, u64::from(seed * self.spec.input_count + index));
-            }
-            requests.push(request);
-        }
-        requests.into_iter().try_for_each(|request| Ok(self.session.release(request)?))
-    }
-
-    /// Runs until more time makes no difference: every gpulet has loaded the model then.
-    fn settle(&mut self) -> Result<(), Error> {
-        let mut last = f64::INFINITY;
-        for _ in 0..SETTLING_MAX {
-            let rate = self.round(SETTLING)?.per_second;
-            if (rate - last).abs() <= last * 0.02 {
-                return Ok(());
-            }
-            last = rate;
-        }
-        Err(Error::failed("coexist", "the rate does not settle"))
-    }
-
-    fn submit(&mut self) -> Result<(), Error> {
-        let request = self.session.claim(self.spec.model, self.rows)?;
-        let now_ns = now_ns();
-        let deadline_ns = now_ns + ANSWER_NS_MAX;
-        let user_data = now_ns;
-        Ok(self.session.submit(request, Submit { deadline_ns, user_data, ..Submit::default() })?)
-    }
-
-    fn round(&mut self, duration: Duration) -> Result<Round, Error> {
-        let mut recorder = Recorder::new();
-        let begin_ns = now_ns();
-        let end_ns = begin_ns + duration.as_nanos() as u64;
-        for _ in 0..self.in_flight {
-            self.submit()?;
-        }
-        let mut flying = self.in_flight;
-        let mut answers = [Completion::zeroed(); 16];
-        while flying > 0 {
-            let count = self.session.reap(&mut answers)?;
-            for answer in &answers[..count] {
-                answered(answer.status)?;
-                let now_ns = now_ns();
-                self.session
-                    .release(Request { slot: answer.slot, generation: answer.generation })?;
-                flying -= 1;
-                if now_ns < end_ns {
-                    recorder.add(Duration::from_nanos(now_ns - answer.user_data), 1);
-                    self.submit()?;
-                    flying += 1;
-                }
-            }
-        }
-        Ok(recorder.finish(Duration::from_nanos(end_ns - begin_ns)))
-    }
 }

@@ -73,7 +73,7 @@ pub enum Gpulet {
         share_pct: u8,
         /// The only one that is loaded; all there are, without.
         model: Option<String>,
-        /// Where the MPS that runs already has its pipes.
+        /// Where the MPS that runs already has its pipes; without, the daemon starts its own.
         mps: Option<PathBuf>,
     },
 }
@@ -118,8 +118,7 @@ struct Config<'a> {
     models: [&'a Path; 1],
     spin_us: Spin,
     limits: Limits,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    mps: Option<RawMps<'a>>,
+    mps: RawMps<'a>,
     cuda: RawCuda<'a>,
     gpulet: Vec<RawGpulet<'a>>,
 }
@@ -191,6 +190,20 @@ impl Place {
         fs::create_dir(&folder)
             .and_then(|()| fs::write(folder.join("model.toml"), text))
             .doing("writing a null model")
+    }
+
+    /// Adds a built-in model that faults the GPU it runs on.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn add_fault(&self, name: &str) -> Result<(), Error> {
+        let folder = self.models().join(name);
+        let text = "builtin = \"fault\"\nslo_ms = 60000.0\nmax_batch = 1\nwarmup_count = 1\n\n\
+                    [[input]]\nname = \"x\"\ndtype = \"u8\"\nshape = [-1, 1]\n\n\
+                    [[output]]\nname = \"y\"\ndtype = \"u8\"\nshape = [-1, 1]\n";
+        fs::create_dir(&folder)
+            .and_then(|()| fs::write(folder.join("model.toml"), text))
+            .doing("writing a model that faults")
     }
 
     /// Adds the model in `folder` with another `max_batch`; it keeps its name.
@@ -276,8 +289,9 @@ impl Daemon {
         let models = place.models();
         let gpulets = gpulet.raw(folder);
         let mps = match gpulet {
-            Gpulet::Gpu { mps: Some(directory), .. } => Some(RawMps { directory, adopt: true }),
-            _ => None,
+            Gpulet::Gpu { mps: Some(directory), .. } => RawMps { directory, adopt: true },
+            // Its own, where it needs one.
+            _ => RawMps { directory: &folder.join("mps"), adopt: false },
         };
         let config = Config {
             socket: &socket,

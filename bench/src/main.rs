@@ -4,9 +4,11 @@
 //! 0, 1 when a measurement failed, 2 for bad arguments.
 
 mod answers;
+mod closed;
 mod coexist;
 mod daemon;
 mod difference;
+mod drill;
 mod e2e;
 mod error;
 mod far;
@@ -42,6 +44,8 @@ enum Command {
     Answers(answers::Arguments),
     /// Several gpulets of one GPU, all busy all the time
     Coexist(coexist::Arguments),
+    /// A GPU fault under full load, again and again
+    Drill(drill::Arguments),
     /// Requests at a stated rate, against a daemon that runs already
     Load(load::Arguments),
     /// The other process of a measurement
@@ -66,6 +70,7 @@ fn run(command: Command) -> Result<(), Error> {
     match command {
         Command::Ring(arguments) => ring::run(&arguments),
         Command::Answers(arguments) => answers::run(&arguments),
+        Command::Drill(arguments) => drill::run(&arguments),
         Command::Coexist(arguments) => coexist::run(&arguments),
         Command::E2e(arguments) => e2e::run(&arguments),
         Command::Load(arguments) => load::run(&arguments),
