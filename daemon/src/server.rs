@@ -2,8 +2,9 @@
 //!
 //! A turn never blocks. When nothing is to do, the server polls for as long as the config says, then
 //! announces sleep to every client and executor and sleeps in mio until a descriptor or a timer wakes
-//! it. Everything rare (connections, control messages, signals, reloads) happens between turns.
+//! it: the latest shortly before a batch should end. Everything rare (connections, control messages, signals, reloads) happens between turns.
 
+mod alarm;
 mod clients;
 mod devices;
 mod executors;
@@ -29,12 +30,14 @@ use crate::dispatch::Dispatcher;
 use crate::executor::{EXECUTORS_MAX, Executors, find_program};
 use crate::notify::Notifier;
 
+use alarm::{Alarm, Watch, watch};
 use devices::Devices;
 
 const LISTENER: Token = Token(0);
 const SIGNALS: Token = Token(1);
 /// Rung by whoever looks after devices.
 const DEVICES: Token = Token(2);
+const ALARM: Token = Token(3);
 /// Three tokens an executor; see [`crate::executor::Source`].
 const EXECUTORS: usize = 8;
 /// Two tokens a connection: its socket, and its session's bell.
@@ -83,6 +86,7 @@ pub struct Server {
     config: Config,
     dispatcher: Dispatcher,
     poll: Poll,
+    alarm: Alarm,
     listener: OwnedFd,
     /// The socket is ours to remove, not handed over by a supervisor.
     owns_socket: bool,
@@ -124,6 +128,7 @@ impl Server {
         let mut server = Server {
             config,
             dispatcher,
+            alarm: Alarm::new(poll.registry(), ALARM)?,
             poll,
             listener,
             owns_socket,
@@ -166,18 +171,15 @@ impl Server {
                     break;
                 }
             }
-            let spinning = match self.config.spin {
-                Spin::Always => true,
-                Spin::For { ns } => now.saturating_sub(idle_since_ns) < ns,
-            };
-            let asleep = work == 0 && !spinning && self.dispatcher.prepare_sleep();
+            let watch = self.watch(now, idle_since_ns);
+            let asleep = work == 0 && !watch.poll && self.dispatcher.prepare_sleep();
             if !asleep && now.saturating_sub(polled_ns) < POLL_EVERY_NS {
                 if work == 0 {
                     std::hint::spin_loop();
                 }
                 continue;
             }
-            let timeout = if asleep { self.sleep_time(now) } else { Duration::ZERO };
+            let timeout = if asleep { self.set_alarm(now, watch)? } else { Duration::ZERO };
             self.wait(&mut events, timeout)?;
             polled_ns = now_ns();
             if asleep {
@@ -200,10 +202,29 @@ impl Server {
         }
     }
 
-    fn sleep_time(&self, now_ns: u64) -> Duration {
-        let queue =
-            self.dispatcher.wake_ns(now_ns).map_or(u64::MAX, |at| at.saturating_sub(now_ns));
-        Duration::from_nanos(queue.min(SLEEP_NS_MAX))
+    /// Whether to poll although there was nothing to do, and when to at the latest.
+    fn watch(&self, now_ns: u64, idle_since_ns: u64) -> Watch {
+        let forever = Watch { poll: true, wake_ns: now_ns };
+        let Spin::For { ns } = self.config.spin else { return forever };
+        if now_ns.saturating_sub(idle_since_ns) < ns {
+            return forever;
+        }
+        // Who may not poll is woken by the report itself.
+        let ends = self.dispatcher.executors.ends().filter(|_| ns > 0);
+        watch(now_ns, ns, ends)
+    }
+
+    /// Sets the alarm for the next thing that is known to happen. How long to sleep at the most.
+    fn set_alarm(&mut self, now_ns: u64, watch: Watch) -> io::Result<Duration> {
+        let queue_ns = self.dispatcher.wake_ns(now_ns).unwrap_or(u64::MAX);
+        let wake_ns = watch.wake_ns.min(queue_ns);
+        if wake_ns <= now_ns {
+            return Ok(Duration::ZERO);
+        }
+        if wake_ns - now_ns < SLEEP_NS_MAX {
+            self.alarm.set(wake_ns)?;
+        }
+        Ok(Duration::from_nanos(SLEEP_NS_MAX))
     }
 
     fn handle(&mut self, events: &Events, now_ns: u64) {
@@ -212,6 +233,7 @@ impl Server {
                 LISTENER => self.accept(now_ns),
                 SIGNALS => self.take_signals(now_ns),
                 DEVICES => self.hear_devices(now_ns),
+                ALARM => {}
                 Token(number) if number < CONNECTIONS => {
                     let executor = (number - EXECUTORS) / 4;
                     self.hear_executor(executor as u32, (number - EXECUTORS) % 4, now_ns);

@@ -94,6 +94,12 @@ impl Executors {
         self.table.iter_mut().enumerate().map(|(index, executor)| (index as u32, executor))
     }
 
+    /// When each gpulet that runs a batch may be done with it.
+    pub fn ends(&self) -> impl Iterator<Item = u64> {
+        let gpulets = self.table.iter().flat_map(|executor| &executor.gpulets);
+        gpulets.filter_map(|gpulet| Some(gpulet.batches().next()?.soonest_ns))
+    }
+
     /// How many indices there are.
     pub fn len(&self) -> u32 {
         self.table.len() as u32

@@ -5,7 +5,7 @@ use rustix::process::Signal;
 
 use crate::support::client::{collect, echo_once, finish_echo, next, open, status, submit};
 use crate::support::daemon::{Daemon, Setup};
-use crate::support::process::{Frozen, regions, signal};
+use crate::support::process::{Frozen, cpu_ticks, regions, signal};
 use crate::support::state::State;
 use crate::support::{MS_NS, eventually};
 
@@ -115,6 +115,25 @@ fn a_gpulet_is_sent_its_next_batch_while_it_runs_one() {
         last_ns = answer.finished_ns;
     }
     assert_eq!(batches(&daemon.state(), "alone"), 4);
+}
+
+/// The daemon knows when a batch may end, and does not poll all the while.
+#[test]
+fn the_daemon_sleeps_while_a_batch_runs() {
+    let daemon = Setup::builtin()
+        .top("spin_us = 1000")
+        .slow("slow", 1_000 * MS_NS, 1)
+        .gpulets(&device(&[("alone", "")]))
+        .start();
+    let mut session = daemon.session();
+    let slow = open(&mut session, "slow");
+    let before = cpu_ticks(daemon.pid());
+    for seed in 0..2 {
+        submit(&mut session, slow, 1, seed);
+        assert_eq!(status(&next(&mut session)), Status::Ok);
+    }
+    // Of two hundred, and more where others have the CPUs.
+    assert!(cpu_ticks(daemon.pid()) - before < 50);
 }
 
 #[test]
