@@ -16,7 +16,7 @@ use gpulet_abi::region::Region;
 use gpulet_abi::status::Status;
 use gpulet_abi::version;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -111,6 +111,9 @@ fn grant(control: Control, welcome: &Welcome, sent: Vec<OwnedFd>) -> Result<Gran
     let sent: [OwnedFd; WELCOME_DESCRIPTORS] =
         sent.try_into().map_err(|_| Error::Handshake("a welcome comes with three descriptors"))?;
     let [region, submission_bell, completion_bell] = sent;
+    if !cannot_break(&submission_bell)? {
+        return Err(Error::Handshake("the submission doorbell is no eventfd"));
+    }
     for bell in [&submission_bell, &completion_bell] {
         // A doorbell that blocks would hang its reader when there is nothing to take.
         let flags =
@@ -127,6 +130,14 @@ fn grant(control: Control, welcome: &Welcome, sent: Vec<OwnedFd>) -> Result<Gran
         version: welcome.version,
         features: welcome.features & version::FEATURES,
     })
+}
+
+/// Whether a write to it raises no signal. We are in somebody else's process, which a write to a pipe
+/// or socket without a reader would end. What has no type among files is the kernel's own: an eventfd,
+/// or something that takes no such write.
+fn cannot_break(bell: &OwnedFd) -> Result<bool, Error> {
+    let stat = rustix::fs::fstat(bell).map_err(|errno| kernel("doorbell")(errno.into()))?;
+    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Unknown)
 }
 
 impl Control {

@@ -145,6 +145,25 @@ fn descriptors_that_are_no_region_are_refused() {
     assert_ne!(unsealed.0, Status::Ok);
 }
 
+/// A write to a pipe or socket that nobody reads ends a C program.
+#[test]
+fn a_doorbell_that_could_end_its_caller_is_refused() {
+    let (_reader, pipe) = rustix::pipe::pipe().unwrap();
+    let (socket, _other) = frame::pair().unwrap();
+    let file = tempfile::tempfile().unwrap().into();
+    for bell in [pipe, socket, file] {
+        let geometry = Geometry::new(256, 64).unwrap();
+        let [region, _, second] = granted(geometry);
+        let (status, text) = outcome(move |socket, _| {
+            let fds = [region.as_fd(), bell.as_fd(), second.as_fd()];
+            let frame = welcome_frame(&geometry);
+            frame::send(&socket, bytemuck::bytes_of(&frame), &fds).unwrap();
+        });
+        assert_eq!(status, Status::BadHandshake);
+        assert!(text.contains("no eventfd"), "{text}");
+    }
+}
+
 #[test]
 fn a_silent_daemon_costs_no_more_than_the_timeout() {
     let options = Options { connect_timeout_ns: 30_000_000, ..Options::default() };
