@@ -107,7 +107,11 @@ impl World {
 
     /// Looks for executors that take too long.
     pub fn kill_hung(&mut self, hang_ns: u64) {
-        self.dispatcher.kill_hung(self.now_ns, hang_ns);
+        for index in self.dispatcher.hung(self.now_ns, hang_ns) {
+            if let Some(executor) = self.dispatcher.executors.get_mut(index) {
+                executor.kill();
+            }
+        }
         self.bury_the_dying();
     }
 
