@@ -46,8 +46,8 @@ struct Gpulet {
     moves: Moves,
     flights: VecDeque<Flight>,
     next_set: usize,
-    /// The set of the batch that was done last.
-    last_set: usize,
+    /// When the last batch was done.
+    done_ns: u64,
     marks: [Marks; SETS],
 }
 
@@ -176,8 +176,8 @@ impl execute::Engine for Engine {
             let now_ns = now_ns();
             let Some(mut flight) = gpulet.flights.pop_front() else { continue };
             if !flight.refused {
-                let taken_ns = gpulet.taken_ns(&flight).map_err(fault)?;
-                gpulet.last_set = flight.set;
+                let taken_ns = gpulet.taken_ns(&flight, now_ns).map_err(fault)?;
+                gpulet.done_ns = now_ns;
                 finish(&self.regions, &mut self.instances, &mut flight, taken_ns);
                 if let Some(next) = gpulet.flights.front_mut() {
                     next.due_ns = now_ns + next.due_ns.saturating_sub(next.begin_ns);
@@ -210,7 +210,7 @@ impl Gpulet {
             copy_out: cut.stream()?,
             flights: VecDeque::with_capacity(SETS),
             next_set: 0,
-            last_set: 0,
+            done_ns: 0,
             marks: [Marks::new()?, Marks::new()?],
         })
     }
@@ -219,13 +219,10 @@ impl Gpulet {
 impl Gpulet {
     /// What a batch that is done took of the device, from its own start or from the end of the one
     /// before it.
-    fn taken_ns(&self, flight: &Flight) -> Result<u64, CudaError> {
+    fn taken_ns(&self, flight: &Flight, now_ns: u64) -> Result<u64, CudaError> {
         let marks = &self.marks[flight.set];
         let own_ns = marks.begun.ns_until(&marks.done)?;
-        if !flight.queued_behind {
-            return Ok(own_ns);
-        }
-        Ok(self.marks[self.last_set].done.ns_until(&marks.done)?.min(own_ns))
+        Ok(if flight.queued_behind { own_ns.min(now_ns - self.done_ns) } else { own_ns })
     }
 }
 

@@ -26,6 +26,8 @@ use crate::store;
 /// Forwards before a capture: libtorch compiles on the second at each shape, cuDNN chooses on the
 /// first, and allocations settle.
 const FORWARDS_MIN: u32 = 3;
+/// Two answers that differ by less are the same: atomic sums have no order.
+const MEMORY_ERROR_MAX: f64 = 1e-3;
 /// Rows that a precision is checked with.
 const SAMPLE_ROWS: u32 = 4;
 /// Runs under the clock for each batch size, for whoever schedules by them.
@@ -61,12 +63,12 @@ pub(super) fn load_measured(
     measured_runs: usize,
 ) -> Result<Loaded, LoadError> {
     let begun = Instant::now();
+    gpu.device.bind().map_err(|error| LoadError::model(model, error))?;
     let path = match &model.source {
         Source::File(path) => path,
         Source::Builtin(builtin) => return builtin::load(gpu, model, *builtin),
     };
     let refuse = |rule: String| LoadError::File { path: path.clone(), rule };
-    gpu.device.bind().map_err(|error| refuse(error.to_string()))?;
     let before = gpu.device.memory().map_or(0, |(free, _)| free);
     progress("reading".to_owned());
     let archive = store::read(path, ARCHIVE_BYTES_MAX)?;
@@ -74,9 +76,6 @@ pub(super) fn load_measured(
         Module::load_buffer(&gpu.torch, &archive).map_err(|error| refuse(error.to_string()))?;
     drop(archive);
     check_signature(model, &module).map_err(refuse)?;
-    if module.signature().mutates {
-        return Err(refuse("forward changes the model, which is not served on GPUs".to_owned()));
-    }
     let frozen = module.freeze();
     let precision = precision_of(model.precision);
     let placed = gpu.cuda.place(&module, precision).map_err(|error| refuse(error.to_string()))?;
@@ -95,6 +94,9 @@ pub(super) fn load_measured(
         capture_ns: Cell::new(0),
     };
     let error = maker.check_accuracy(&module).map_err(refuse)?;
+    if module.signature().mutates {
+        maker.check_memory().map_err(refuse)?;
+    }
     drop(module);
     let mut lanes = Vec::new();
     let mut eager = None;
@@ -201,20 +203,37 @@ impl Maker<'_> {
         }
         let text = |error: gpulet_torch::Error| error.to_string();
         let reference = self.gpu.cuda.place(module, exact).map_err(text)?;
-        let rows = self.model.max_batch.min(SAMPLE_ROWS);
-        let layouts = layouts(self.model, rows).map_err(|error| error.to_string())?;
-        let specs = Specs { inputs: &self.inputs, outputs: &self.outputs };
-        let cut = &self.gpu.cuts[0];
-        let stream = cut.borrow_stream().map_err(|error| error.to_string())?;
-        let both = [&reference, self.placed];
-        let error = accuracy::error(self.model, &specs, layouts, rows, both, &stream)?;
-        cut.give_back(stream);
+        let error = self.difference([&reference, self.placed])?;
         let (word, bound) = (self.model.precision.word(), self.model.error_max);
         if error > bound {
             return Err(format!(
                 "{word} changes outputs by {error:.2e} of their largest value, error_max is {bound}"
             ));
         }
+        Ok(error)
+    }
+
+    /// Refuses a model that answers the same question in two ways: a GPU's graphs would not remember
+    /// what it remembers. Whether forward changes the model cannot be told for sure by looking at it.
+    fn check_memory(&self) -> Result<(), String> {
+        let error = self.difference([self.placed, self.placed])?;
+        if error > MEMORY_ERROR_MAX {
+            let rule = "forward changes the model, which is not served on GPUs: the same question \
+                        again had an answer that differs by";
+            return Err(format!("{rule} {error:.1e}"));
+        }
+        Ok(())
+    }
+
+    /// How far two answers to the same made-up question are apart.
+    fn difference(&self, both: [&Placed; 2]) -> Result<f64, String> {
+        let rows = self.model.max_batch.min(SAMPLE_ROWS);
+        let layouts = layouts(self.model, rows).map_err(|error| error.to_string())?;
+        let specs = Specs { inputs: &self.inputs, outputs: &self.outputs };
+        let cut = &self.gpu.cuts[0];
+        let stream = cut.borrow_stream().map_err(|error| error.to_string())?;
+        let error = accuracy::error(self.model, &specs, layouts, rows, both, &stream)?;
+        cut.give_back(stream);
         Ok(error)
     }
 

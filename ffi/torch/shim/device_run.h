@@ -10,6 +10,7 @@
 #include <c10/core/InferenceMode.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
+#include <torch/csrc/api/include/torch/version.h>
 
 namespace gtorch {
 
@@ -25,9 +26,19 @@ class OnStream {
 };
 
 inline void set_maths(const gtorch_precision &precision) {
-  at::globalContext().setAllowTF32CuDNN(precision.tf32 != 0);
-  at::globalContext().setAllowTF32CuBLAS(precision.tf32 != 0);
-  at::globalContext().setBenchmarkCuDNN(precision.search != 0);
+  at::Context &context = at::globalContext();
+#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 10
+  using at::Float32Backend, at::Float32Op, at::Float32Precision;
+  const auto want = precision.tf32 != 0 ? Float32Precision::TF32 : Float32Precision::IEEE;
+  for (const Float32Op op : {Float32Op::CONV, Float32Op::RNN, Float32Op::MATMUL}) {
+    if (context.float32Precision(Float32Backend::CUDA, op) != want)
+      context.setFloat32Precision(Float32Backend::CUDA, op, want);
+  }
+#else
+  context.setAllowTF32CuDNN(precision.tf32 != 0);
+  context.setAllowTF32CuBLAS(precision.tf32 != 0);
+#endif
+  context.setBenchmarkCuDNN(precision.search != 0);
 }
 
 struct DeviceTensors {
