@@ -12,6 +12,10 @@
 //! | `models`     | the daemon's models                                         |
 //! | `devices`    | the GPUs there are                                          |
 //! | `schedule`   | a plan, from the published files                            |
+//! | `why`        | what binds a plan                                           |
+//! | `simulate`   | a plan under load, on virtual time                          |
+//! | `workload`   | published workloads, and peak rates                         |
+//! | `fit`        | interference models from measurements                       |
 //! | `plan_check` | what is wrong with a plan                                   |
 //! | `published`  | the published files on a command line                       |
 //! | `prove_share` | what shares of a GPU are, measured                         |
@@ -26,6 +30,7 @@ mod control;
 pub mod daemon;
 mod devices;
 pub mod error;
+mod fit;
 mod gauge;
 mod infer;
 mod latency;
@@ -37,9 +42,12 @@ mod prove_share;
 mod published;
 mod run;
 mod schedule;
+mod simulate;
 mod status;
 mod table;
 mod values;
+mod why;
+mod workload;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -73,6 +81,10 @@ enum Command {
     ProveShare(prove_share::ProveShare),
     Schedule(schedule::Schedule),
     PlanCheck(plan_check::PlanCheck),
+    Why(why::Why),
+    Simulate(simulate::Simulate),
+    Workload(workload::Workload),
+    Fit(fit::Fit),
     Completions(pages::Completions),
     Man(pages::ManPages),
     #[command(hide = true)]
@@ -104,6 +116,10 @@ pub fn main() -> ExitCode {
         Command::ProveShare(prove) => prove.run(),
         Command::Schedule(schedule) => schedule.run(),
         Command::PlanCheck(check) => check.run(),
+        Command::Why(why) => why.run(),
+        Command::Simulate(simulate) => simulate.run(),
+        Command::Workload(workload) => workload.run(),
+        Command::Fit(fit) => fit.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),
         Command::MeasureGpulets(measure) => measure.run(),

@@ -5,6 +5,10 @@
 //! the batch's own sensitivity. A search can so bound what a gpulet will suffer before it knows
 //! its neighbours. Models that take turns on one gpulet do not disturb each other.
 
+mod additive;
+
+pub use self::additive::{Additive, Meeting, Temper, Tempers};
+
 use crate::input::InputError;
 
 /// A batch of a model on a gpulet.
@@ -120,6 +124,61 @@ pub struct Linear {
     utilisations: Vec<Vec<(f64, f64)>>,
 }
 
+impl LinearConstants {
+    /// The weights that explain `meetings` with the least squares; of several neighbours the one
+    /// with the highest L2 and DRAM utilisation together counts.
+    ///
+    /// # Errors
+    /// A model without utilisations, or too few different meetings to tell weights apart.
+    pub fn fit(meetings: &[Meeting], utilisations: &Utilisations) -> Result<Self, InputError> {
+        let scaled = |(model, batch, share_pct): &(String, u32, u32)| {
+            let (l2, dram) = utilisations.of(model)?.at(*batch);
+            let share = f64::from(*share_pct) / 100.0;
+            Ok::<_, InputError>((l2 * share, dram * share))
+        };
+        let mut normal = [[0.0; 6]; 5];
+        for meeting in meetings {
+            let own = scaled(&meeting.sufferer)?;
+            let mut other = (0.0, 0.0);
+            for neighbour in &meeting.neighbours {
+                let next = scaled(neighbour)?;
+                if next.0 + next.1 > other.0 + other.1 {
+                    other = next;
+                }
+            }
+            let row = [own.0, other.0, own.1, other.1, 1.0];
+            for (sums, at) in normal.iter_mut().zip(row) {
+                sums.iter_mut().zip(row).for_each(|(sum, it)| *sum += at * it);
+                sums[5] += at * meeting.factor;
+            }
+        }
+        let [own_l2, other_l2, own_dram, other_dram, constant] =
+            solved(normal).ok_or_else(|| {
+                let rule = "must differ enough to tell five weights apart, do not";
+                InputError::whole(&utilisations.file, "meetings", rule)
+            })?;
+        Ok(Self { own_l2, other_l2, own_dram, other_dram, constant })
+    }
+}
+
+/// Solves five equations, each with its right side last.
+fn solved(mut rows: [[f64; 6]; 5]) -> Option<[f64; 5]> {
+    for at in 0..5 {
+        let pivot =
+            (at..5).max_by(|&one, &two| rows[one][at].abs().total_cmp(&rows[two][at].abs()))?;
+        rows.swap(at, pivot);
+        if rows[at][at].abs() < 1e-9 {
+            return None;
+        }
+        let pivot = rows[at];
+        for (_, row) in rows.iter_mut().enumerate().filter(|it| it.0 != at) {
+            let factor = row[at] / pivot[at];
+            row.iter_mut().zip(pivot).for_each(|(it, by)| *it -= factor * by);
+        }
+    }
+    Some(std::array::from_fn(|at| rows[at][5] / rows[at][at]))
+}
+
 impl Linear {
     /// The model for a problem whose models have `curves`, in the problem's order.
     #[must_use]
@@ -208,6 +267,39 @@ mod tests {
         let expected: f64 = 0.1 * 0.15 + 0.7 * 0.05 + 0.4 * 0.25 + 0.1 * 0.1 + 0.9;
         assert!((factor - expected.max(1.0)).abs() < 1e-12);
         assert_eq!(model.factor(Running { share_pct: 1, ..own }, 0.0), 1.0);
+    }
+
+    #[test]
+    fn weights_are_found_again() {
+        let curve = |l2: f64, dram: f64| {
+            UtilisationCurve::new(vec![(1, 0.1 * l2, 0.3 * dram), (32, l2, dram)]).unwrap()
+        };
+        let curves = [("a", curve(0.9, 0.2)), ("b", curve(0.3, 0.8)), ("c", curve(0.5, 0.4))];
+        let curves = curves.into_iter().map(|(name, curve)| (name.to_owned(), curve)).collect();
+        let all = Utilisations { file: "u".into(), curves };
+        let weights = linear().constants;
+        let mut meetings = Vec::new();
+        for (own, other) in [("a", "b"), ("b", "a"), ("c", "a"), ("a", "c"), ("b", "c")] {
+            for (batch, share) in [(1, 20), (16, 40), (32, 80)] {
+                let (one, two) = (all.of(own).unwrap().at(batch), all.of(other).unwrap().at(8));
+                let (mine, others) = (f64::from(share) / 100.0, 0.2);
+                let factor = weights.own_l2 * one.0 * mine
+                    + weights.other_l2 * two.0 * others
+                    + weights.own_dram * one.1 * mine
+                    + weights.other_dram * two.1 * others
+                    + weights.constant;
+                let sufferer = (own.to_owned(), batch, share);
+                meetings.push(Meeting {
+                    sufferer,
+                    neighbours: vec![(other.into(), 8, 20)],
+                    factor,
+                });
+            }
+        }
+        let found = LinearConstants::fit(&meetings, &all).unwrap();
+        assert!((found.other_l2 - weights.other_l2).abs() < 1e-6, "{found:?}");
+        assert!((found.constant - weights.constant).abs() < 1e-6, "{found:?}");
+        assert!(LinearConstants::fit(&meetings[..2], &all).is_err());
     }
 
     #[test]

@@ -8,9 +8,10 @@
 //! - [`queue`]: the requests that wait for one model, earliest deadline first.
 //! - [`policy`]: admit or refuse a request; expire, wait, or close a batch.
 //! - [`problem`]: devices with their profiles, models with their demands; [`published`] reads it
-//!   from the published files.
+//!   from the published files, [`native`] from our own.
 //! - [`search`]: policies that make a [`plan`]; [`check`] looks at it independently, [`bound`]
-//!   says how few devices could do.
+//!   says how few devices could do, [`why`] what binds.
+//! - [`sim`]: discrete events over the same policy; [`workload`]: what to feed it.
 //!
 //! A dispatcher's turn for one model, with an executor that is free:
 //!
@@ -56,6 +57,7 @@ pub mod check;
 pub mod demand;
 pub mod input;
 pub mod interference;
+pub mod native;
 pub mod plan;
 pub mod policy;
 pub mod problem;

@@ -12,7 +12,7 @@ pub use configs::{
 };
 pub use placements::{EMPTY, place, placements};
 pub use problem::{DeviceTexts, Texts, problem};
-pub use tables::{batching_costs, constants, latencies, rates, utilisations};
+pub use tables::{batching_costs, constants, latencies, rates, trace, utilisations};
 
 /// How long it takes to gather a batch of a model.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use crate::plan::Plan;
-use crate::problem::Problem;
+use crate::problem::{DEVICES_MAX, Problem};
+use crate::search::Policy;
 
 /// What keeps a gpulet from carrying more of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,4 +124,46 @@ pub fn why(problem: &Problem, plan: &Plan, model: usize) -> Vec<Reason> {
         }
     }
     reasons
+}
+
+/// The smallest changes, one at a time, that would make room for a plan.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Relief {
+    /// Devices of the last type that would do.
+    pub devices: Option<u32>,
+    /// Part of all rates that can be served with the devices there are.
+    pub load: Option<f64>,
+}
+
+impl fmt::Display for Relief {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let devices = self.devices.map(|count| format!("{count} devices would do"));
+        let load =
+            self.load.map(|load| format!("{:.1} % of the rates can be served", 100.0 * load));
+        let all: Vec<String> = devices.into_iter().chain(load).collect();
+        out.write_str(if all.is_empty() { "nothing simple would help" } else { "" })?;
+        out.write_str(&all.join("; "))
+    }
+}
+
+/// What would make room for a plan of `policy`. `pose` makes the problem with other counts of
+/// its last device type, and a factor on all rates.
+#[must_use]
+pub fn relief(policy: Policy, pose: &dyn Fn(u32, f64) -> Problem, devices: u32) -> Relief {
+    let most = devices.max(1).saturating_mul(64).min(DEVICES_MAX);
+    let enough = policy.plan(&pose(most, 1.0)).ok();
+    let needed = enough.map(|plan| {
+        let (mut low, mut high) = (devices, plan.devices.len() as u32);
+        while low + 1 < high {
+            let middle = u32::midpoint(low, high);
+            if policy.plan(&pose(middle, 1.0)).is_ok() { high = middle } else { low = middle }
+        }
+        high
+    });
+    let (mut low, mut high) = (0.0, 1.0);
+    while high - low > 0.005 {
+        let middle = f64::midpoint(low, high);
+        if policy.plan(&pose(devices, middle)).is_ok() { low = middle } else { high = middle }
+    }
+    Relief { devices: needed, load: (low > 0.0).then_some(low) }
 }

@@ -5,7 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use gpulet_plan::demand::Demand;
 use gpulet_plan::input::InputError;
+use gpulet_plan::native;
 use gpulet_plan::problem::Problem;
 use gpulet_plan::published::{self, DeviceTexts, Texts};
 
@@ -17,6 +19,9 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 /// Where the published files are.
 #[derive(Debug, Clone, Args)]
 pub struct Files {
+    /// A problem in one file of our own (TOML, or JSON) instead of the published ones
+    #[arg(long, value_name = "FILE")]
+    problem: Option<PathBuf>,
     /// Rates: N, then N lines `model,rate,slo_ms,`; the model by published number or by name
     #[arg(long = "task-config", alias = "task_config", value_name = "CSV")]
     #[arg(default_value = "tasks.csv")]
@@ -49,12 +54,33 @@ pub struct Files {
 impl Files {
     /// Reads everything.
     pub(super) fn problem(&self) -> Result<Problem, CtlError> {
-        let rates = read(&self.rates)?;
-        self.problem_for(&rates.0, &rates.1)
+        self.posed(1.0)
+    }
+
+    /// The same with a factor on every rate.
+    pub(super) fn posed(&self, load: f64) -> Result<Problem, CtlError> {
+        if let Some(path) = &self.problem {
+            let (name, text) = read(path)?;
+            let mut document = document(&name, &text)?;
+            document.model.iter_mut().for_each(|model| model.rate *= load);
+            if let (Some(count), Some(device)) = (self.gpus, document.device.last_mut()) {
+                device.count = count;
+            }
+            return Ok(native::problem(&name, &document)?);
+        }
+        let (name, text) = read(&self.rates)?;
+        let mut demands = published::rates(&name, &text)?;
+        demands.iter_mut().for_each(|demand| demand.rate *= load);
+        self.problem_of(&name, demands)
+    }
+
+    /// With so many devices of each type.
+    pub(super) fn with_gpus(&self, count: u32) -> Self {
+        Self { gpus: Some(count), ..self.clone() }
     }
 
     /// Reads everything but the rates.
-    pub(super) fn problem_for(&self, file: &str, rates: &str) -> Result<Problem, CtlError> {
+    pub(super) fn problem_of(&self, file: &str, rates: Vec<Demand>) -> Result<Problem, CtlError> {
         let (name, text) = read(&self.sched_config)?;
         let mut scheduling = published::scheduling(&name, &text)?;
         if let Some(count) = self.gpus {
@@ -79,7 +105,6 @@ impl Files {
             }
             _ => None,
         };
-        let rates = published::rates(file, rates)?;
         let rates_file = file.to_owned();
         let texts = Texts { rates_file, rates, scheduling, devices, memory, batching, network };
         Ok(published::problem(&texts)?)
@@ -111,6 +136,21 @@ impl Files {
         }
         Ok(devices)
     }
+}
+
+/// A problem of our own, from either notation.
+fn document(name: &str, text: &str) -> Result<native::Document, CtlError> {
+    let told = |line: usize, rule: String| -> CtlError {
+        let rule = rule.lines().next().unwrap_or_default().to_owned();
+        InputError { file: name.to_owned(), line, field: "document".into(), rule }.into()
+    };
+    if text.trim_start().starts_with('{') {
+        return serde_json::from_str(text).map_err(|it| told(it.line(), it.to_string()));
+    }
+    toml::from_str(text).map_err(|error: toml::de::Error| {
+        let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
+        told(line, error.message().to_owned())
+    })
 }
 
 /// Name and text of a file.

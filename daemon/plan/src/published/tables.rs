@@ -83,6 +83,21 @@ pub fn rates(file: &str, text: &str) -> Result<Vec<Demand>, InputError> {
     }
 }
 
+/// A rate trace: requests per second, one number a line, a second each.
+///
+/// # Errors
+/// File, line, field and rule.
+pub fn trace(file: &str, text: &str) -> Result<Vec<f64>, InputError> {
+    let rates: Vec<f64> = records(file, text)
+        .map(|record| record.number(0, "rate", (0.0, RATE_MAX)))
+        .collect::<Result<_, _>>()?;
+    if rates.is_empty() || rates.len() > LINES_MAX {
+        let rule = format!("must be 1 to {LINES_MAX}, are {}", rates.len());
+        return Err(InputError::whole(file, "lines", rule));
+    }
+    Ok(rates)
+}
+
 /// Gathering times: `batch,ms,` a line, from batch 1 without gaps.
 ///
 /// # Errors
