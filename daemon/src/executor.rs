@@ -103,6 +103,8 @@ pub struct Executor {
     pub start: Start,
     /// Set for its process, beside what the daemon has itself.
     pub environment: Vec<(String, String)>,
+    /// The fault domain that it shares with others, if it is on a device.
+    pub device: Option<String>,
     /// Where it is in its life.
     pub state: State,
     /// Must not be replaced when it ends: the config does not have it any more.
@@ -115,6 +117,15 @@ pub struct Executor {
     pub exit_code: Option<i32>,
     /// MPS was asked to end its work; it is killed then, or at this time.
     pub doomed_ns: Option<u64>,
+    /// The model that it loads now, by what it said last.
+    pub loading: Option<u32>,
+    /// The model that its last process was loading when it died with batches, any of which may be to
+    /// blame as well.
+    pub suspect: Option<u32>,
+    /// Its device was lost under this process, which is being ended.
+    pub lost_device: bool,
+    /// When it last said something, or was told to do what it must answer.
+    pub heard_ns: u64,
     process: Option<Process>,
     backoff_ns: u64,
 }
@@ -127,12 +138,17 @@ impl Executor {
             gpulets: gpulets.into_iter().map(Gpulet::new).collect(),
             start,
             environment: Vec::new(),
+            device: None,
             state: State::Waiting { until_ns: 0 },
             retired: false,
             backend: String::new(),
             restart_count: 0,
             exit_code: None,
             doomed_ns: None,
+            loading: None,
+            suspect: None,
+            lost_device: false,
+            heard_ns: 0,
             process: None,
             backoff_ns: 0,
         }
@@ -210,6 +226,8 @@ impl Executor {
             report_bell,
             started_ns: now_ns(),
         });
+        self.heard_ns = now_ns();
+        self.lost_device = false;
         self.state = State::Starting;
         Ok(())
     }
@@ -228,7 +246,10 @@ impl Executor {
     pub fn hear(&mut self) -> Option<FromExecutor> {
         let process = self.process.as_ref()?;
         match receive(&process.control) {
-            Ok(Some((message, _))) => Some(message),
+            Ok(Some((message, _))) => {
+                self.heard_ns = now_ns();
+                Some(message)
+            }
             Ok(None) => {
                 self.kill();
                 None

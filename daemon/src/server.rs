@@ -2,7 +2,8 @@
 //!
 //! A turn never blocks. When nothing is to do, the server polls for as long as the config says, then
 //! announces sleep to every client and executor and sleeps in mio until a descriptor or a timer wakes
-//! it: the latest shortly before a batch should end. Everything rare (connections, control messages, signals, reloads) happens between turns.
+//! it: the latest shortly before a batch should end. Everything rare (connections, control messages,
+//! signals, reloads) happens between turns.
 
 mod alarm;
 mod clients;

@@ -80,6 +80,8 @@ struct ExecutorState {
     threads: u32,
     cpus: Vec<u32>,
     restarts: u64,
+    /// The model that it loads now.
+    loading: Option<String>,
 }
 
 impl State {
@@ -93,7 +95,7 @@ impl State {
             sessions: dispatcher.sessions.iter().map(session_state).collect(),
             models: dispatcher.models.iter().map(model_state).collect(),
             gpulets: gpulet_states(dispatcher),
-            executors: dispatcher.executors.iter().map(|(_, it)| executor_state(it)).collect(),
+            executors: executor_states(dispatcher),
         }
     }
 
@@ -166,8 +168,9 @@ fn gpulet_states(dispatcher: &Dispatcher) -> Vec<GpuletState> {
     states
 }
 
-fn executor_state(executor: &Executor) -> ExecutorState {
-    ExecutorState {
+fn executor_states(dispatcher: &Dispatcher) -> Vec<ExecutorState> {
+    let name = |id| dispatcher.models.get(id).map(|hosted| hosted.model.name.clone());
+    let state = |(_, executor): (u32, &Executor)| ExecutorState {
         name: executor.name().to_owned(),
         gpulets: executor.gpulets.iter().map(|gpulet| gpulet.config.name.clone()).collect(),
         pid: executor.pid(),
@@ -176,5 +179,7 @@ fn executor_state(executor: &Executor) -> ExecutorState {
         threads: executor.start.thread_count,
         cpus: executor.start.cpus.clone(),
         restarts: executor.restart_count,
-    }
+        loading: executor.loading.and_then(name),
+    };
+    dispatcher.executors.iter().map(state).collect()
 }

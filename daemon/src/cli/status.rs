@@ -116,7 +116,7 @@ fn gpulets(state: &Value) -> (Vec<&'static str>, Vec<Vec<String>>) {
 }
 
 fn executors(state: &Value) -> (Vec<&'static str>, Vec<Vec<String>>) {
-    let header = vec!["", "pid", "state", "threads", "cpus", "restarts", "backend"];
+    let header = vec!["", "pid", "state", "threads", "cpus", "restarts", "loading", "backend"];
     let rows = list(&state["executors"]).iter().map(|executor| {
         let cpus: Vec<String> = list(&executor["cpus"]).iter().map(count).collect();
         vec![
@@ -126,6 +126,7 @@ fn executors(state: &Value) -> (Vec<&'static str>, Vec<Vec<String>>) {
             count(&executor["threads"]),
             if cpus.is_empty() { "any".to_owned() } else { cpus.join(",") },
             count(&executor["restarts"]),
+            text_of(&executor["loading"]),
             text_of(&executor["backend"]),
         ]
     });
@@ -187,7 +188,8 @@ mod tests {
                 "mechanism": "cpu", "device": null, "share_pct": 90, "models": 1, "running": 1,
                 "batches": 3 }],
             "executors": [{ "name": "cpu0", "gpulets": ["cpu0"], "pid": 42, "state": "running",
-                "threads": 2, "cpus": [0, 1], "restarts": 0, "backend": "libtorch" }],
+                "threads": 2, "cpus": [0, 1], "restarts": 0, "loading": "crepe",
+                "backend": "libtorch" }],
             "sessions": [],
         });
         assert_eq!(
@@ -198,8 +200,8 @@ mod tests {
              GPULET_DEADLINE_HOPELESS 7\n\n\
              gpulets  mechanism  device  share  state    models  running  batches  executor\n\
              cpu0     cpu        -        90 %  running       1        1        3  cpu0\n\n\
-             executors  pid  state    threads  cpus  restarts  backend\n\
-             cpu0        42  running        2   0,1         0  libtorch\n\n\
+             executors  pid  state    threads  cpus  restarts  loading  backend\n\
+             cpu0        42  running        2   0,1         0  crepe    libtorch\n\n\
              no sessions\n"
         );
         for odd in [json!(null), json!([]), json!({ "models": [3], "executors": {} })] {

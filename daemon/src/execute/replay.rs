@@ -2,6 +2,7 @@
 //! with. Gpulets run side by side, and the batches of each one after the other.
 
 use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
 
 use gpulet_abi::region::Region;
 use gpulet_plan::profile::LatencyProfile;
@@ -11,7 +12,7 @@ use super::engine::{Engine, Facts, Fault, Load, Progress};
 use crate::backend::replay::Replay;
 use crate::backend::{self, LoadError, Loaded};
 use crate::clock::now_ns;
-use crate::model::Model;
+use crate::model::{Builtin, Model, Source};
 use crate::wire::{BatchCommand, BatchReport, DEPTH_MAX};
 
 /// Loads models from profiles.
@@ -21,16 +22,33 @@ impl Load for ReplayLoad {
     type Loaded = Loaded;
 
     fn load(&self, model: &Model, progress: Progress<'_>) -> Result<Loaded, LoadError> {
-        backend::load(&self.0, model, progress)
+        let Source::Builtin(Builtin::Fault | Builtin::Hang) = model.source else {
+            return backend::load(&self.0, model, progress);
+        };
+        // Only its profile is looked at.
+        let source = Source::File(PathBuf::new());
+        let loaded = backend::load(&self.0, &Model { source, ..model.clone() }, progress)?;
+        Ok(Loaded { model: model.clone(), ..loaded })
     }
 }
 
 /// Runs nothing, in time.
 pub struct Replayer {
     holdings: Holdings,
-    /// What batches take; built-in models do what they do at once.
-    profiles: HashMap<u32, LatencyProfile>,
+    courses: HashMap<u32, Course>,
     gpulets: Vec<VecDeque<Flight>>,
+}
+
+/// What becomes of a model's batches.
+enum Course {
+    /// They end after the time that a profile says.
+    Takes(LatencyProfile),
+    /// They do what they do at once.
+    AtOnce,
+    /// They break the device.
+    Faults,
+    /// They never end.
+    Hangs,
 }
 
 /// A batch under way.
@@ -46,7 +64,7 @@ impl Replayer {
         let gpulet = || VecDeque::with_capacity(DEPTH_MAX);
         Replayer {
             holdings: Holdings::default(),
-            profiles: HashMap::new(),
+            courses: HashMap::new(),
             gpulets: (0..gpulet_count).map(|_| gpulet()).collect(),
         }
     }
@@ -64,11 +82,14 @@ impl Engine for Replayer {
     }
 
     fn adopt(&mut self, instance: u32, loaded: Box<Loaded>) -> Facts {
-        if loaded.instance.profile().is_some()
-            && let Ok(profile) = LatencyProfile::new(&loaded.model.name, &loaded.points)
-        {
-            self.profiles.insert(instance, profile);
-        }
+        let profile = LatencyProfile::new(&loaded.model.name, &loaded.points);
+        let course = match (&loaded.model.source, profile) {
+            (Source::Builtin(Builtin::Fault), _) => Course::Faults,
+            (Source::Builtin(Builtin::Hang), _) => Course::Hangs,
+            (Source::File(_), Ok(profile)) => Course::Takes(profile),
+            _ => Course::AtOnce,
+        };
+        self.courses.insert(instance, course);
         let facts = Facts {
             model: loaded.model.name.clone(),
             form: loaded.instance.form(),
@@ -80,7 +101,7 @@ impl Engine for Replayer {
     }
 
     fn release(&mut self, instance: u32) -> Option<Box<Loaded>> {
-        self.profiles.remove(&instance);
+        self.courses.remove(&instance);
         self.holdings.unload(instance)
     }
 
@@ -94,8 +115,11 @@ impl Engine for Replayer {
         let start_ns = flights.back().map_or(now_ns, |last| last.end_ns.max(now_ns));
         let (mut command, mut end_ns) = (*command, start_ns);
         if now_ns <= command.latest_start_ns {
-            let profile = self.profiles.get(&command.instance);
-            end_ns += profile.map_or(0, |profile| profile.p50_ns(command.rows));
+            match self.courses.get(&command.instance) {
+                Some(Course::Takes(profile)) => end_ns += profile.p50_ns(command.rows),
+                Some(Course::Hangs) => end_ns = u64::MAX,
+                Some(Course::Faults | Course::AtOnce) | None => {}
+            }
             // It is accepted, however late it is when it comes to its results.
             command.latest_start_ns = u64::MAX;
         }
@@ -112,6 +136,9 @@ impl Engine for Replayer {
             return Ok(None);
         };
         let Flight { command, start_ns, .. } = flight;
+        if matches!(self.courses.get(&command.instance), Some(Course::Faults)) {
+            return Err(Fault("a model that breaks the device was run".to_owned()));
+        }
         let ran = self.holdings.run(&command);
         Ok(Some(BatchReport { gpulet: command.gpulet, started_ns: start_ns, ..ran }))
     }

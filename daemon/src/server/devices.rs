@@ -72,6 +72,15 @@ impl Devices {
         Ok(devices)
     }
 
+    /// The fault domain of a gpulet; `None` where its process is all there is of it.
+    pub(super) fn domain(&self, gpulet: &Gpulet) -> Option<String> {
+        if let Mechanism::Replay { device, .. } = &gpulet.mechanism {
+            return device.as_ref().map(|device| format!("replay:{device}"));
+        }
+        let name = gpulet.mechanism.device()?;
+        self.names.get(&name.to_string()).map(|(_, uuid)| uuid.clone())
+    }
+
     /// What the process of a gpulet finds in its environment: its device alone, and MPS if its share
     /// is held by that.
     pub(super) fn environment(&self, config: &Config, gpulet: &Gpulet) -> Vec<(String, String)> {
@@ -226,7 +235,7 @@ impl Server {
     pub(super) fn hear_devices(&mut self, now_ns: u64) {
         let told = self.devices.events();
         for device in &told.lost {
-            self.end_executors_on(device);
+            self.end_executors_on(device, None);
         }
         for (_, executor) in self.dispatcher.executors.iter_mut() {
             if executor.pid().is_some_and(|pid| told.terminated.contains(&pid)) {
@@ -236,10 +245,12 @@ impl Server {
         self.housekeeping_ns = 0;
     }
 
-    /// Ends executors whose batch takes longer than any batch should. A client of MPS is killed only
+    /// Ends executors that hang: with a batch, or while they start or load. A client of MPS is killed only
     /// after MPS has ended its work, or does not answer: its neighbours share a server with it.
     pub(super) fn end_hung(&mut self, now_ns: u64) {
-        for index in self.dispatcher.hung(now_ns, self.config.hang_timeout_ns) {
+        let mut hung = self.dispatcher.hung(now_ns, self.config.hang_timeout_ns);
+        hung.extend(self.silent(now_ns));
+        for index in hung {
             let Some(executor) = self.dispatcher.executors.get_mut(index) else { continue };
             let pid =
                 executor.pid().filter(|_| self.devices.daemon_of(&executor.environment).is_some());
@@ -261,29 +272,48 @@ impl Server {
 
     /// A GPU faulted under an executor: everything on that GPU starts anew.
     pub(super) fn lose_device_of(&mut self, index: u32) {
-        let Some(executor) = self.dispatcher.executors.get(index) else { return };
-        let device = value(&executor.environment, "CUDA_VISIBLE_DEVICES").map(str::to_owned);
-        match device {
+        let Some(executor) = self.dispatcher.executors.get_mut(index) else { return };
+        // The fault of a device is told by everybody on it.
+        if executor.lost_device {
+            return;
+        }
+        match executor.device.clone() {
             Some(device) => {
                 self.devices.note_fault(&device);
-                self.end_executors_on(&device);
+                self.end_executors_on(&device, Some(index));
             }
-            None => {
-                if let Some(executor) = self.dispatcher.executors.get_mut(index) {
-                    executor.kill();
-                }
-            }
+            None => executor.kill(),
         }
     }
 
-    fn end_executors_on(&mut self, device: &str) {
-        for (_, executor) in self.dispatcher.executors.iter_mut() {
-            let on = value(&executor.environment, "CUDA_VISIBLE_DEVICES") == Some(device);
-            if on && matches!(executor.state, State::Starting | State::Running) {
-                // Its context is lost, so there is nothing that a kill could take from others.
-                executor.forgive();
-                executor.kill();
+    /// Ends all executors on a device that is lost. Only the one that was `at_fault`, where that is
+    /// known, is kept waiting if this happens again and again.
+    fn end_executors_on(&mut self, device: &str, at_fault: Option<u32>) {
+        for (index, executor) in self.dispatcher.executors.iter_mut() {
+            if executor.device.as_deref() != Some(device) || executor.pid().is_none() {
+                continue;
             }
+            executor.lost_device = true;
+            match at_fault {
+                Some(culprit) if culprit == index => {}
+                Some(_) => {
+                    executor.forgive();
+                    executor.loading = None;
+                }
+                // Who it was nobody knows: a model that is loaded each time is suspected.
+                None => executor.forgive(),
+            }
+            // Its context is lost, so there is nothing that a kill could take from others.
+            executor.kill();
         }
+    }
+
+    /// Whether processes of a lost device are still there: none starts beside them.
+    pub(super) fn is_being_left(&self, device: Option<&str>) -> bool {
+        let mut executors = self.dispatcher.executors.iter();
+        device.is_some()
+            && executors.any(|(_, it)| {
+                it.device.as_deref() == device && it.state == State::Dying && it.lost_device
+            })
     }
 }

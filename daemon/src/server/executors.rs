@@ -11,11 +11,15 @@ use super::placing::forget_instances;
 use super::{EXECUTORS, Server};
 use crate::clock::now_ns;
 use crate::executor::{Source, State};
-use crate::models::{Hosted, InstanceState, Readiness};
+use crate::models::{Hosted, Instance, InstanceState, Readiness};
 use crate::wire::{FAULT_EXIT_CODE, FromExecutor};
 
 /// After a program could not even be started.
 const SPAWN_RETRY_NS: u64 = 1_000_000_000;
+/// An executor is silent for longer only if it hangs, however short the configured timeout is.
+const SILENCE_MIN_NS: u64 = 3_000_000_000;
+/// A file is read at 50 MB a second at least.
+const NS_PER_BYTE: u64 = 20;
 /// Time that executors get to go by themselves at the end.
 const DISMISS_NS: u64 = 2_000_000_000;
 
@@ -23,7 +27,8 @@ impl Server {
     /// Starts executors whose time has come, and dismisses retired ones that are idle.
     pub(super) fn start_executors(&mut self, now_ns: u64) {
         let program = self.dispatcher.executors.program.clone();
-        for (index, executor) in self.dispatcher.executors.iter_mut() {
+        for index in 0..self.dispatcher.executors.len() {
+            let Some(executor) = self.dispatcher.executors.get_mut(index) else { continue };
             if executor.retired {
                 if executor.is_idle() && !matches!(executor.state, State::Dying | State::Gone) {
                     executor.dismiss();
@@ -38,6 +43,11 @@ impl Server {
             if until_ns > now_ns || !self.devices.may_start(&executor.environment) {
                 continue;
             }
+            let device = executor.device.clone();
+            if self.is_being_left(device.as_deref()) {
+                continue;
+            }
+            let Some(executor) = self.dispatcher.executors.get_mut(index) else { continue };
             let token = Token(EXECUTORS + 4 * index as usize);
             if let Err(error) = executor.spawn(&program, self.poll.registry(), token) {
                 error!(executor = executor.name(), %error, "cannot start the executor");
@@ -84,13 +94,19 @@ impl Server {
             }
             FromExecutor::Loading { instance, step } => {
                 debug!(executor = name, instance, step, "loading");
+                executor.loading = Some(instance);
+                // Once a step: nothing needs to be looked at again.
+                return;
             }
             FromExecutor::Loaded { instance, points, load_ns, form, memory_bytes } => {
                 let load_ms = load_ns / 1_000_000;
                 info!(executor = name, instance, form, load_ms, memory_bytes, "model loaded");
+                executor.loading = None;
+                executor.suspect.take_if(|suspect| *suspect == instance);
                 self.take_profiles(index, instance, &points);
             }
             FromExecutor::LoadFailed { instance, error } => {
+                executor.loading = None;
                 self.fail_load(index, instance, &error);
             }
             FromExecutor::Faulted { error } => {
@@ -178,21 +194,80 @@ impl Server {
         self.start_executors(now_ns);
     }
 
-    /// An executor loads one model after the other: if it died while it had one to load, that one is
-    /// not tried again, so that it cannot take the others down for ever.
-    fn blame_loading(&mut self, index: u32) {
-        if self.dispatcher.executors.get(index).is_some_and(|it| !it.is_idle()) {
+    /// An executor loads one model after the other: if it died while it loaded one, that one is not
+    /// tried again, so that it cannot take the others down for ever. If it had batches too, they may
+    /// be to blame, the first time.
+    pub(super) fn blame_loading(&mut self, index: u32) {
+        let Some(executor) = self.dispatcher.executors.get_mut(index) else { return };
+        let Some(model) = executor.loading.take() else { return };
+        let certain = executor.is_idle() && !executor.lost_device;
+        if !certain && executor.suspect != Some(model) {
+            executor.suspect = Some(model);
             return;
         }
-        for hosted in self.dispatcher.models.iter_mut().filter(|it| !it.retired) {
-            let loading = |state: &InstanceState| matches!(state, InstanceState::Loading);
-            if hosted.instances_in(index).any(|it| loading(&it.state)) {
-                let name = hosted.model.name.clone();
-                warn!(model = name, "an executor died while it loaded this model");
-                let text = format!("{name}: the executor died while it loaded this model");
-                return fail(hosted, index, &text, false);
+        self.blame(index, model, "the executor died while it loaded this model");
+    }
+
+    /// A model is not tried again in an executor.
+    fn blame(&mut self, index: u32, model: u32, why: &str) {
+        let Some(hosted) = self.dispatcher.models.get_mut(model) else { return };
+        let name = &hosted.model.name;
+        warn!(model = name, why, "a model is given up");
+        let text = format!("{name}: {why}");
+        fail(hosted, index, &text, false);
+        self.answer_hopeless(model);
+    }
+
+    /// Executors that should have said something long ago: while they start, or while they load. A
+    /// model that is being loaded is to blame, and not tried again.
+    pub(super) fn silent(&mut self, now_ns: u64) -> Vec<u32> {
+        let patience_ns = SILENCE_MIN_NS.max(self.config.hang_timeout_ns.saturating_mul(2));
+        let mut all = Vec::new();
+        for (index, executor) in self.dispatcher.executors.iter() {
+            let silent_ns = now_ns.saturating_sub(executor.heard_ns);
+            if silent_ns <= patience_ns || executor.doomed_ns.is_some() {
+                continue;
+            }
+            match executor.state {
+                State::Starting if silent_ns > 2 * patience_ns => all.push((index, None)),
+                State::Running => {
+                    let current = self.current_load(index, executor.loading);
+                    if let Some((model, bytes)) = current
+                        && silent_ns > patience_ns.saturating_add(bytes.saturating_mul(NS_PER_BYTE))
+                    {
+                        all.push((index, Some(model)));
+                    }
+                }
+                _ => {}
             }
         }
+        for (index, model) in &all {
+            if let Some(executor) = self.dispatcher.executors.get_mut(*index) {
+                warn!(executor = executor.name(), "the executor is silent for too long");
+                executor.loading = None;
+            }
+            if let Some(model) = model {
+                self.blame(
+                    *index,
+                    *model,
+                    "the executor said nothing more while it loaded this model",
+                );
+            }
+        }
+        all.into_iter().map(|(index, _)| index).collect()
+    }
+
+    /// The model that an executor loads now, and the bytes of its file; `None` if it loads none.
+    fn current_load(&self, index: u32, loading: Option<u32>) -> Option<(u32, u64)> {
+        let waits = |hosted: &&Hosted| {
+            let mut instances = hosted.instances.iter();
+            let here = |it: &Instance| it.gpulet.executor == index;
+            instances.any(|it| here(it) && matches!(it.state, InstanceState::Loading))
+        };
+        let mut told = self.dispatcher.models.iter().filter(waits);
+        let first = told.next()?;
+        let named = loading.and_then(|model| self.dispatcher.models.get(model)).unwrap_or(first);
+        Some((named.id, named.model.stamp.1))
     }
 
     /// Lets every executor go, and ends those that do not.

@@ -83,9 +83,9 @@ impl Server {
                 _ => executor.retired = true,
             }
         }
-        for Wanted { gpulets, start, environment } in wanted {
+        for Wanted { gpulets, start, environment, device } in wanted {
             let mut executor = Executor::new(gpulets, start);
-            executor.environment = environment;
+            (executor.environment, executor.device) = (environment, device);
             let added = self.dispatcher.executors.add(executor);
             added.ok_or(ConfigProblem::TooManyGpulets("more gpulets than executors can be"))?;
         }

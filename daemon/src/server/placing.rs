@@ -3,6 +3,7 @@
 use tracing::info;
 
 use super::Server;
+use crate::clock::now_ns;
 use crate::executor::{Executor, State};
 use crate::gpulet::{Gpulet, GpuletId};
 use crate::models::{Hosted, Instance, InstanceState, Models};
@@ -61,6 +62,7 @@ impl Server {
             for instance in hosted.instances_in(index) {
                 instance.state = InstanceState::Loading;
             }
+            executor.heard_ns = now_ns();
             let model = Box::new(hosted.model.clone());
             executor.tell(&ToExecutor::Load { instance: hosted.id, model }, &[]);
         }

@@ -13,6 +13,8 @@ pub(super) struct Wanted {
     pub gpulets: Vec<Gpulet>,
     pub start: Start,
     pub environment: Vec<(String, String)>,
+    /// Its fault domain.
+    pub device: Option<String>,
 }
 
 /// One executor for each gpulet, but one for all of those that split a device inside a process.
@@ -53,7 +55,8 @@ pub(super) fn wanted(config: &Config, devices: &Devices) -> Vec<Wanted> {
                 Spin::For { ns } => ns,
             },
         };
-        all.push(Wanted { gpulets: vec![gpulet.clone()], start, environment });
+        let device = devices.domain(gpulet);
+        all.push(Wanted { gpulets: vec![gpulet.clone()], start, environment, device });
     }
     all
 }

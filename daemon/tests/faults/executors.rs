@@ -107,6 +107,21 @@ fn an_executor_that_hangs_is_replaced() {
 }
 
 #[test]
+fn an_executor_that_hangs_while_it_starts_is_replaced() {
+    let daemon = Setup::builtin()
+        .top("hang_timeout_ms = 200")
+        .executor(
+            "[ -e \"$FOLDER/once\" ] && exec \"$EXECUTOR\"; touch \"$FOLDER/once\"; exec sleep 999",
+        )
+        .start();
+    assert_eq!(restarts(&daemon), 1);
+    assert!(daemon.log().contains("the executor is silent"));
+    let mut session = daemon.session();
+    let echo = open(&mut session, "echo");
+    echo_once(&mut session, echo, 1, 1);
+}
+
+#[test]
 fn an_idle_executor_that_is_killed_is_replaced_before_it_is_missed() {
     let daemon = Setup::builtin().start();
     let pid = daemon.executor_pid("r0");

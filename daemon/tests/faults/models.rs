@@ -7,10 +7,11 @@ use std::path::Path;
 use gpulet_client::Status;
 use rustix::process::Signal;
 
-use crate::support::client::{echo_once, open};
+use crate::support::client::{echo_once, finish_echo, next, open, submit};
 use crate::support::daemon::{Daemon, Setup};
 use crate::support::models::{Folder, shipped};
-use crate::support::process::signal;
+use crate::support::process::{Frozen, signal};
+use crate::support::state::State;
 
 /// What the daemon says when a model is asked for that failed.
 fn failure(daemon: &Daemon, model: &str) -> String {
@@ -117,11 +118,11 @@ fn a_bad_archive_is_told_with_its_file_and_what_is_wrong() {
     assert_eq!(daemon.state().executor("r0").unwrap()["restarts"], 0);
 }
 
-/// A model that takes its executor with it while it is loaded is not tried again; the others are.
-#[test]
-fn a_model_whose_load_kills_its_executor_stops_no_other() {
-    let setup = Setup::builtin();
-    // A megabyte a row, and many rounds of warming up: seconds in which it is being loaded.
+/// A daemon of a model that takes seconds to load, between two that do not, while it does.
+fn loading_heavy(top: &str) -> (Daemon, u32) {
+    let later = Folder::of("builtin = \"echo\"", 1);
+    let setup = Setup::builtin().top(top).model("later", &later);
+    // A megabyte a row, and many rounds of warming up.
     let tensor =
         |side: &str| format!("[[{side}]]\nname = '{side}'\ndtype = 'f32'\nshape = [-1, 262144]\n");
     let text = format!(
@@ -132,16 +133,70 @@ fn a_model_whose_load_kills_its_executor_stops_no_other() {
     write(&setup.path().join("models/heavy/model.toml"), &text);
     let daemon = setup.launch();
     let pid = daemon.wait_for("echo is warm and heavy is being loaded", |state| {
-        let is = |model: &str, what: &str| state.model(model).is_some_and(|it| it["state"] == what);
-        (is("echo", "ready") && is("heavy", "loading")).then(|| state.executor_pid("r0")).flatten()
+        state.executor_pid("r0").filter(|_| is_loading_heavy(state))
     });
-    signal(pid, Signal::KILL);
+    (daemon, pid)
+}
+
+fn is_loading_heavy(state: &State) -> bool {
+    let echo = state.model("echo").is_some_and(|it| it["state"] == "ready");
+    echo && state.executor("r0").is_some_and(|it| it["loading"] == "heavy")
+}
+
+/// The executor `pid` was replaced, and all but the model that was to blame is served.
+fn assert_heavy_alone_failed(daemon: &Daemon, pid: u32, why: &str) {
     daemon.wait_for("everything is settled", |state| {
         let restarted = state.executor_pid("r0").is_some_and(|other| other != pid);
         (restarted && state.is_ready()).then_some(())
     });
-    let text = failure(&daemon, "heavy");
-    assert!(text.contains("died while it loaded"), "{text}");
-    assert_serves_echo(&daemon);
+    let text = failure(daemon, "heavy");
+    assert!(text.contains(why), "{text}");
+    assert_serves_echo(daemon);
+    daemon.session().model_open("later").unwrap();
     assert_eq!(daemon.state().executor("r0").unwrap()["restarts"], 1);
+}
+
+/// A model that takes its executor with it while it is loaded is not tried again; the others are.
+#[test]
+fn a_model_whose_load_kills_its_executor_stops_no_other() {
+    let (daemon, pid) = loading_heavy("");
+    signal(pid, Signal::KILL);
+    assert_heavy_alone_failed(&daemon, pid, "died while it loaded");
+}
+
+#[test]
+fn a_model_whose_load_hangs_stops_no_other() {
+    let (daemon, pid) = loading_heavy("hang_timeout_ms = 200");
+    let _frozen = Frozen::new(pid);
+    assert_heavy_alone_failed(&daemon, pid, "said nothing more while it loaded");
+}
+
+/// The first time that an executor dies with both a load and a batch, the batch may be to blame.
+#[test]
+fn a_model_whose_load_kills_busy_executors_is_found_out() {
+    let (daemon, pid) = loading_heavy("");
+    let mut session = daemon.session();
+    let echo = session.model_open("echo").unwrap().model;
+    let mut before = pid;
+    for round in 0..2 {
+        let pid = daemon.wait_for("heavy is being loaded", |state| {
+            let pid = state.executor_pid("r0").filter(|pid| round == 0 || *pid != before);
+            pid.filter(|_| is_loading_heavy(state))
+        });
+        let frozen = Frozen::new(pid);
+        submit(&mut session, echo, 1, round);
+        daemon.wait_for("it has a batch", |state| {
+            (state.count("echo", "running") == 1).then_some(())
+        });
+        signal(pid, Signal::KILL);
+        drop(frozen);
+        before = pid;
+        let answer = next(&mut session);
+        finish_echo(&mut session, &answer);
+    }
+    daemon.wait_for("it is given up", |state| {
+        (state.model("heavy")?["state"] == "failed" && state.is_ready()).then_some(())
+    });
+    assert_serves_echo(&daemon);
+    daemon.session().model_open("later").unwrap();
 }

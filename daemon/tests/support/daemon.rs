@@ -25,6 +25,8 @@ pub struct Setup {
     gpulets: String,
     /// As GPULET_LOG has it.
     log: &'static str,
+    /// What is run.
+    program: PathBuf,
 }
 
 /// A gpulet that needs no libtorch: it runs the built-in models, and others by their profiles.
@@ -40,7 +42,8 @@ impl Default for Setup {
         fs::create_dir(folder.path().join("profiles")).unwrap();
         let top = "socket = \"s\"\nmodels = [\"models\"]\n".to_owned();
         let (sections, gpulets) = (String::new(), REPLAY.to_owned());
-        Setup { folder, top, sections, gpulets, log: "info" }
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_gpuletd"));
+        Setup { folder, top, sections, gpulets, log: "info", program }
     }
 }
 
@@ -104,6 +107,25 @@ impl Setup {
         Setup { log: "error", ..self }
     }
 
+    /// Runs this shell script in the place of its executors; `$EXECUTOR` is the real one, and
+    /// `$FOLDER` the daemon's folder.
+    pub fn executor(mut self, script: &str) -> Setup {
+        let programs = self.folder.path().join("programs");
+        fs::create_dir(&programs).unwrap();
+        let program = programs.join("gpuletd");
+        // Where it is says where its executors are.
+        if fs::hard_link(&self.program, &program).is_err() {
+            fs::copy(&self.program, &program).unwrap();
+        }
+        let (real, folder) = (env!("CARGO_BIN_EXE_gpulet-executor"), self.folder.path().display());
+        let text = format!("#!/bin/sh\nEXECUTOR='{real}'\nFOLDER='{folder}'\n{script}\n");
+        let executor = programs.join("gpulet-executor");
+        fs::write(&executor, text).unwrap();
+        fs::set_permissions(executor, fs::Permissions::from_mode(0o755)).unwrap();
+        self.program = program;
+        self
+    }
+
     pub fn path(&self) -> &Path {
         self.folder.path()
     }
@@ -120,14 +142,14 @@ impl Setup {
         let config = self.folder.path().join("gpuletd.toml");
         fs::write(&config, format!("{}{}{}", self.top, self.sections, self.gpulets)).unwrap();
         let socket = self.folder.path().join("s");
-        let child = spawn(&config, self.folder.path(), self.log);
+        let child = spawn(&self.program, &config, self.folder.path(), self.log);
         Daemon { child, socket, config, setup: self, ended: None }
     }
 }
 
-fn spawn(config: &Path, folder: &Path, level: &str) -> Child {
+fn spawn(program: &Path, config: &Path, folder: &Path, level: &str) -> Child {
     let log = File::options().append(true).create(true).open(folder.join("log")).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_gpuletd"))
+    Command::new(program)
         .arg("--config")
         .arg(config)
         .env("GPULET_LOG", level)
@@ -249,7 +271,8 @@ impl Daemon {
     /// Starts another one in the place of one that ended, with the same folder.
     pub fn start_again(&mut self) {
         self.ended();
-        self.child = spawn(&self.config, self.setup.folder.path(), self.setup.log);
+        let folder = self.setup.folder.path();
+        self.child = spawn(&self.setup.program, &self.config, folder, self.setup.log);
         self.ended = None;
         self.settle();
     }
