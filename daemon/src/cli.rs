@@ -15,6 +15,7 @@
 //! | `why`        | what binds a plan                                           |
 //! | `simulate`   | a plan under load, on virtual time                          |
 //! | `workload`   | published workloads, and peak rates                         |
+//! | `report`     | policies compared, on one page                              |
 //! | `fit`        | interference models from measurements                       |
 //! | `plan_check` | what is wrong with a plan                                   |
 //! | `published`  | the published files on a command line                       |
@@ -40,6 +41,7 @@ mod pages;
 mod plan_check;
 mod prove_share;
 mod published;
+mod report;
 mod run;
 mod schedule;
 mod simulate;
@@ -85,6 +87,7 @@ enum Command {
     Simulate(simulate::Simulate),
     Workload(workload::Workload),
     Fit(fit::Fit),
+    Report(report::Report),
     Completions(pages::Completions),
     Man(pages::ManPages),
     #[command(hide = true)]
@@ -120,6 +123,7 @@ pub fn main() -> ExitCode {
         Command::Simulate(simulate) => simulate.run(),
         Command::Workload(workload) => workload.run(),
         Command::Fit(fit) => fit.run(),
+        Command::Report(report) => report.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),
         Command::MeasureGpulets(measure) => measure.run(),

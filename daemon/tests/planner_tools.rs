@@ -134,3 +134,15 @@ fn interference_is_fitted() {
         String::from_utf8(failed.stderr).unwrap().contains("m.json: [0]: must have neighbours")
     );
 }
+
+#[test]
+fn policies_are_compared_on_one_page() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("p.toml"), problem(6, 300.0)).unwrap();
+    let arguments = ["report", "--problem", "p.toml", "--seconds", "2", "--output", "r.html"];
+    assert_eq!(said(&ctl(dir.path(), &arguments)), "r.html: written\n");
+    let page = fs::read_to_string(dir.path().join("r.html")).unwrap();
+    assert_eq!(page.matches("<svg").count(), 4);
+    assert!(page.contains("<td>elastic") || page.contains("<tr><td>elastic"), "{page}");
+    assert!(!page.contains("http://") || page.contains("http://www.w3.org"), "self-contained");
+}
