@@ -17,7 +17,7 @@ const START_MAX: Duration = Duration::from_secs(30);
 const LOAD_MAX: Duration = Duration::from_secs(300);
 const STOP_MAX: Duration = Duration::from_secs(15);
 /// Lines of the daemon's log that are shown when it failed.
-const LOG_LINES: usize = 20;
+const LOG_LINES: usize = 60;
 
 /// How long the daemon polls before it sleeps.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -391,7 +391,8 @@ impl Daemon {
         }
     }
 
-    fn complaint(&self, what: &str) -> Error {
+    /// An error with the end of the daemon's log.
+    pub fn complaint(&self, what: &str) -> Error {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         let tail = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");

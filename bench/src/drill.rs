@@ -186,19 +186,19 @@ impl Drill {
             self.until(now_ns() + 1_000_000, |_| false)?;
             if session.reap(&mut answers)? > 0 {
                 if answers[0].status == Status::Ok as i32 {
-                    return Err(Error::failed("drill", "the fault did no harm"));
+                    return Err(daemon.complaint("the fault did no harm"));
                 }
                 answered_ns = Some(now_ns());
             }
         }
         let Some(answered_ns) = answered_ns else {
-            return Err(Error::failed("drill", "the faulting request has no answer"));
+            return Err(daemon.complaint("the faulting request has no answer"));
         };
         let well = |answer: &Completion| {
             answer.status == Status::Ok as i32 && answer.user_data > answered_ns
         };
         if !self.until(end_ns, well)? {
-            return Err(Error::failed("drill", "the GPU does not come back"));
+            return Err(daemon.complaint("the GPU does not come back"));
         }
         Ok(self.gap_ns)
     }
