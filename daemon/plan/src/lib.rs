@@ -9,6 +9,7 @@
 //! - [`policy`]: admit or refuse a request; expire, wait, or close a batch.
 //! - [`problem`]: devices with their profiles, models with their demands; [`published`] reads it
 //!   from the published files, [`native`] from our own.
+//! - [`measured`]: what `gpuletctl profile` measured, as its files have it.
 //! - [`search`]: policies that make a [`plan`]; [`check`] looks at it independently, [`bound`]
 //!   says how few devices could do, [`why`] what binds.
 //! - [`sim`]: discrete events over the same policy; [`workload`]: what to feed it.
@@ -57,6 +58,7 @@ pub mod check;
 pub mod demand;
 pub mod input;
 pub mod interference;
+pub mod measured;
 pub mod native;
 pub mod plan;
 pub mod policy;
