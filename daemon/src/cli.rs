@@ -19,6 +19,7 @@
 //! | `fit`        | interference models from measurements                       |
 //! | `plan_check` | what is wrong with a plan                                   |
 //! | `published`  | the published files on a command line                       |
+//! | `profile`    | how long batches take, and what gpulets do to each other    |
 //! | `prove_share` | what shares of a GPU are, measured                         |
 //! | `gauge`      | processes that measure, for these                           |
 //! | `pages`      | man pages and completions                                   |
@@ -39,6 +40,7 @@ mod manual;
 mod models;
 mod pages;
 mod plan_check;
+mod profile;
 mod prove_share;
 mod published;
 mod report;
@@ -80,6 +82,7 @@ enum Command {
     Models(models::Models),
     Devices(devices::Devices),
     Check(check::Check),
+    Profile(profile::Profile),
     ProveShare(prove_share::ProveShare),
     Schedule(schedule::Schedule),
     PlanCheck(plan_check::PlanCheck),
@@ -116,6 +119,7 @@ pub fn main() -> ExitCode {
         Command::Models(models) => models.run(socket),
         Command::Devices(devices) => devices.run(),
         Command::Check(check) => check.run(),
+        Command::Profile(profile) => profile.run(),
         Command::ProveShare(prove) => prove.run(),
         Command::Schedule(schedule) => schedule.run(),
         Command::PlanCheck(check) => check.run(),

@@ -1,4 +1,4 @@
-//! gpuletctl prove-share where there is no GPU: usage, and what is said then.
+//! gpuletctl prove-share and profile where there is no GPU: usage, and what is said then.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 const FAILED: i32 = 1;
 const USAGE: i32 = 2;
+const BAD_CONFIG: i32 = 4;
 
 fn ctl(arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gpuletctl"));
@@ -29,11 +30,42 @@ fn wrong_shares_are_refused_before_anything_is_started() {
 }
 
 #[test]
+fn a_wrong_grid_is_refused_before_anything_is_started() {
+    for (arguments, said) in [
+        (&["--shares", "0"][..], "0 is not in 1..=100"),
+        (&["--batches", "1,0"], "0 is not in 1..=1024"),
+        (&["--precisions", "half"], "known: fp32, tf32, fp16, bf16"),
+        (&["--budget", "-1"], "unexpected argument"),
+        (&["--sets", "3"], "--interference"),
+        (&["--interference", "--held", "mps"], "--held green"),
+    ] {
+        let (code, out, err) = ctl(&[&["profile", "--out", "/nowhere"], arguments].concat());
+        assert_eq!((code, out.as_str()), (USAGE, ""), "{arguments:?}: {err}");
+        assert!(err.contains(said), "{arguments:?}: {err}");
+    }
+}
+
+#[test]
+fn a_model_that_is_not_there_is_said() {
+    let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../resource/models");
+    let arguments = ["profile", "--out", "/nowhere", "--models", models, "--only", "digits,none"];
+    let (code, _, err) = ctl(&arguments);
+    assert_eq!(code, BAD_CONFIG, "{err}");
+    assert!(err.contains("none: no directory with a model.toml, nor one in "), "{err}");
+}
+
+#[test]
 fn a_device_that_is_not_there_is_said() {
-    let (code, out, err) = ctl(&["prove-share", "--device", "999"]);
-    assert_eq!((code, out.as_str()), (FAILED, ""), "{err}");
-    assert!(err.starts_with("gpuletctl: device 999 is not there"), "{err}");
-    assert_eq!(err.lines().count(), 1, "{err}");
+    let models = concat!(env!("CARGO_MANIFEST_DIR"), "/../resource/models");
+    for arguments in [
+        &["prove-share", "--device", "999"][..],
+        &["profile", "--out", "/nowhere", "--models", models, "--device", "999"],
+    ] {
+        let (code, out, err) = ctl(arguments);
+        assert_eq!((code, out.as_str()), (FAILED, ""), "{err}");
+        assert!(err.starts_with("gpuletctl: device 999 is not there"), "{err}");
+        assert_eq!(err.lines().count(), 1, "{err}");
+    }
 }
 
 /// What a process that measures answers to lines, one each.

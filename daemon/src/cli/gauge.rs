@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use self::child::MeasureGpulets;
 pub(super) use self::orders::{Answer, Load, Opened, Order};
-pub(super) use self::pace::{Pace, pace, window, within};
+pub(super) use self::pace::{Pace, pace, rate, window, within};
 use super::CtlError;
 use crate::config::DEFAULT_KERNEL_CACHE;
 use crate::device::{Device, Inventory};

@@ -106,6 +106,7 @@ struct Placed {
     instance: Box<dyn Instance>,
     // After the instance, which has pinned it.
     buffer: BatchBuffer,
+    rows_max: u32,
 }
 
 /// A device that is measured.
@@ -181,7 +182,8 @@ impl Bench {
             fill(model, &mut buffer);
             // SAFETY: the buffer is dropped after the instance, in `Placed`.
             unsafe { instance.pin(buffer.whole()) };
-            self.placed.insert((id, gpulet), Placed { instance, buffer });
+            let rows_max = model.max_batch;
+            self.placed.insert((id, gpulet), Placed { instance, buffer, rows_max });
         }
         Ok(facts)
     }
@@ -215,31 +217,39 @@ impl Bench {
                 What::Model { id, rows } => {
                     let missing = || format!("model {id} is not on gpulet {}", part.gpulet);
                     let placed = placed.remove(&(id, part.gpulet)).ok_or_else(missing)?;
+                    if rows == 0 || rows > placed.rows_max {
+                        return Err(format!("model {id} takes 1 to {} rows", placed.rows_max));
+                    }
                     runners.push(Box::new(Batches { device: &gpu.device, placed, rows }));
                 }
                 What::Pressure(_) => {}
             }
         }
-        // From here on nothing allocates on the device: that would wait for these to end.
         let mut pressing = Vec::new();
         for part in parts {
             if let What::Pressure(pressure) = &part.what {
-                let working_set = &self.working_sets[&pressure.memory];
-                let it = Pressing::start(&gpu, part.gpulet, pressure, working_set).map_err(text)?;
-                pressing.push((it, Vec::new()));
+                let it = Pressing::new(&gpu, part.gpulet, pressure).map_err(text)?;
+                pressing.push((it, *pressure, Vec::new()));
             }
+        }
+        // From here on nothing allocates on the device: that would wait for these to end.
+        for (it, pressure, _) in &pressing {
+            let kernels = gpu.kernels.as_deref().ok_or_else(CudaError::no_kernels).map_err(text)?;
+            let working_set = &self.working_sets[&pressure.memory];
+            // SAFETY: `pressing` is gone when this function is left, the sets stay.
+            unsafe { it.launch(kernels, pressure, working_set) }.map_err(text)?;
         }
         if runners.is_empty() {
             runners.push(Box::new(Idle));
         }
         let laps = together(&mut runners, until, || {
-            for (pressing, samples) in &mut pressing {
+            for (pressing, _, samples) in &mut pressing {
                 samples.push((now_ns(), pressing.bytes()));
             }
         });
         drop(runners);
         let mut laps = laps?.into_iter();
-        let mut bytes = pressing.into_iter().map(|(_, samples)| samples);
+        let mut bytes = pressing.into_iter().map(|(_, _, samples)| samples);
         let spell = |part: &Part| match part.what {
             What::Pressure(_) => Spell::Bytes(bytes.next().unwrap_or_default()),
             _ => Spell::Laps(laps.next().unwrap_or_default()),

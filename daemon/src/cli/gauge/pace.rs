@@ -44,6 +44,14 @@ pub(crate) fn pace(laps: &[Lap]) -> Option<Pace> {
     Some(Pace { per_s: laps.len() as f64 / (elapsed_ns.max(1) as f64 / 1e9), latency })
 }
 
+/// Bytes a second inside a window. `None` where fewer than two samples lie there.
+pub(crate) fn rate(samples: &[(u64, u64)], (begin_ns, end_ns): Window) -> Option<f64> {
+    let inside = || samples.iter().filter(|(ns, _)| (begin_ns..=end_ns).contains(ns));
+    let (first, last) = (inside().next()?, inside().next_back()?);
+    let bytes = last.1.saturating_sub(first.1) as f64;
+    (last.0 > first.0).then(|| bytes / ((last.0 - first.0) as f64 / 1e9))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,5 +86,9 @@ mod tests {
         assert_eq!(pace.per_s, 100.0);
         assert_eq!((pace.latency.count, pace.latency.p50_ns), (100, 10_000_000));
         assert_eq!(super::pace(&[]), None);
+        let samples = [(0, 0), (1_000_000_000, 500), (3_000_000_000, 2500), (4_000_000_000, 9999)];
+        assert_eq!(rate(&samples, (1_000_000_000, 3_500_000_000)), Some(1000.0));
+        assert_eq!(rate(&samples, (1, 2)), None);
+        assert_eq!(rate(&samples, (0, 999)), None);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ptr;
 
-use gpulet_kernels::cuda::{self, DevicePart};
+use gpulet_kernels::cuda::{self, DevicePart, Kernels};
 use serde::{Deserialize, Serialize};
 
 use crate::cuda::driver::{CudaError, DeviceMemory, Pinned, Stream};
@@ -38,52 +38,58 @@ pub(super) fn working_set_bytes(memory: Memory, l2_bytes: u64) -> u64 {
     }
 }
 
-/// A kernel that presses until this is dropped.
+/// A kernel on a gpulet, which presses from its launch until this is dropped.
 pub(super) struct Pressing {
     stream: Stream,
+    sm_count: u32,
     stop: Pinned,
     done: Pinned,
+    blocks: u32,
 }
 
 impl Pressing {
-    /// Starts it on gpulet `index`. While it runs nothing may wait for the whole device, as
-    /// allocations do.
-    pub(super) fn start(
-        gpu: &Gpu,
-        index: usize,
-        pressure: &Pressure,
-        working_set: &DeviceMemory,
-    ) -> Result<Pressing, CudaError> {
-        let kernels = gpu.kernels.as_deref().ok_or_else(CudaError::no_kernels)?;
+    /// Allocates what it needs on gpulet `index`.
+    pub(super) fn new(gpu: &Gpu, index: usize, pressure: &Pressure) -> Result<Pressing, CudaError> {
         let cut = &gpu.cuts[index];
         let blocks = pressure.blocks_per_sm * cut.sm_count;
-        let pressing = Pressing {
+        Ok(Pressing {
             stream: cut.stream()?,
+            sm_count: cut.sm_count,
             stop: Pinned::new(size_of::<u32>())?,
             done: Pinned::new(size_of::<u64>() * blocks as usize)?,
-        };
-        let on = cuda::Stream { raw: pressing.stream.raw().cast(), sm_count: cut.sm_count };
-        let it = cuda::Pressure {
-            working_set: DevicePart {
-                address: working_set.address(),
-                bytes: working_set.bytes() as u64,
-            },
-            // Pinned memory has one address for host and device.
-            stop: pressing.stop.data().as_ptr() as u64,
-            done: pressing.done.data().as_ptr() as u64,
             blocks,
+        })
+    }
+
+    /// Starts the kernel. While it runs nothing may wait for the whole device, as allocations do.
+    ///
+    /// # Safety
+    /// The working set outlives this.
+    pub(super) unsafe fn launch(
+        &self,
+        kernels: &Kernels,
+        pressure: &Pressure,
+        working_set: &DeviceMemory,
+    ) -> Result<(), CudaError> {
+        let on = cuda::Stream { raw: self.stream.raw().cast(), sm_count: self.sm_count };
+        let (address, bytes) = (working_set.address(), working_set.bytes() as u64);
+        let it = cuda::Pressure {
+            working_set: DevicePart { address, bytes },
+            // Pinned memory has one address for host and device.
+            stop: self.stop.data().as_ptr() as u64,
+            done: self.done.data().as_ptr() as u64,
+            blocks: self.blocks,
             pause_ns: pressure.pause_ns,
         };
-        // SAFETY: the memory outlives the kernel, which ends before `pressing` is gone, and the
-        // working set is the caller's for longer.
+        // SAFETY: the kernel ends before the words are gone, and by the contract before the working
+        // set is.
         let launched = unsafe {
             match pressure.memory {
                 Memory::L2 => kernels.pressure_l2(on, &it),
                 Memory::Dram => kernels.pressure_dram(on, &it),
             }
         };
-        launched.map_err(CudaError::of_kernel)?;
-        Ok(pressing)
+        launched.map_err(CudaError::of_kernel)
     }
 
     /// What it has read so far, a millisecond ago.
