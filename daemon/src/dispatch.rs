@@ -4,6 +4,7 @@
 //! allocates nothing on the way of a request. It never looks at payload: only rings are mapped here.
 
 mod batches;
+mod quarantine;
 mod reports;
 mod submissions;
 
@@ -41,6 +42,8 @@ pub struct Dispatcher {
     /// Completions could not be posted for lack of room: look again soon, no bell will ring.
     stalled: bool,
     next_batch: u64,
+    /// A request in flight may be suspected of something.
+    suspects: bool,
     /// The requests of the batch that is being closed; empty otherwise.
     closing: Vec<Entry<RequestId>>,
 }
@@ -58,6 +61,7 @@ impl Dispatcher {
             queued_count: 0,
             stalled: false,
             next_batch: 0,
+            suspects: false,
             closing: Vec::with_capacity(BATCH_REQUESTS_MAX as usize),
         }
     }

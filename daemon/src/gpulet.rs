@@ -8,7 +8,7 @@ use gpulet_plan::policy::BATCH_REQUESTS_MAX;
 use gpulet_plan::queue::Entry;
 
 use crate::config::{self, Mechanism};
-use crate::request::RequestId;
+use crate::request::{RequestId, Suspicion};
 use crate::wire::DEPTH_MAX;
 
 /// What a GPU is given to copy a batch's inputs while it runs the one before.
@@ -32,6 +32,8 @@ pub struct Batch {
     pub model: u32,
     /// Rows of all requests.
     pub rows: u32,
+    /// Of its one request, if that is suspected of something.
+    pub suspicion: Suspicion,
     /// When it was sent.
     pub sent_ns: u64,
     /// When it should be done at the latest, by what its model's batches take.
@@ -65,6 +67,7 @@ impl Gpulet {
             id: 0,
             model: 0,
             rows: 0,
+            suspicion: Suspicion::None,
             sent_ns: 0,
             expected_ns: 0,
             soonest_ns: 0,

@@ -23,6 +23,18 @@ pub enum Stage {
     Running,
 }
 
+/// What may be the fault of a request: what it has to itself when it runs again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Suspicion {
+    /// Nothing.
+    #[default]
+    None,
+    /// The end of its executor.
+    Process,
+    /// The fault of a device.
+    Device,
+}
+
 /// A submission that was copied out of the ring and found good.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
@@ -32,8 +44,8 @@ pub struct Request {
     pub generation: u32,
     /// At least one, at most the model's `max_batch`.
     pub rows: u32,
-    /// How many executors died on it.
-    pub losses: u32,
+    /// What went down while it ran there.
+    pub suspicion: Suspicion,
     /// Echoed.
     pub user_data: u64,
     /// Absolute; never zero.

@@ -11,7 +11,7 @@ use gpulet_abi::status::Status;
 use gpulet_plan::queue::Ticket;
 
 use crate::executor::ExecutorSet;
-use crate::request::{Request, Stage, Timing};
+use crate::request::{Request, Stage, Suspicion, Timing};
 
 /// One client's region and what is in flight in it.
 #[derive(Debug)]
@@ -132,6 +132,11 @@ impl Session {
         self.completions
             .has_room((self.in_flight + 1).min(self.geometry.slot_count))
             .map_err(|_| "the completion ring's head is out of range")
+    }
+
+    /// Whether one of its requests in flight is suspected of something.
+    pub fn has_suspects(&self) -> bool {
+        self.requests.iter().flatten().any(|request| request.suspicion != Suspicion::None)
     }
 
     /// Puts a request in flight in a slot that has none.

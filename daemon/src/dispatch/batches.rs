@@ -2,11 +2,12 @@
 
 use bytemuck::Zeroable;
 use gpulet_abi::status::Status;
-use gpulet_plan::policy::{Decision, Head, decide, pick};
+use gpulet_plan::policy::{self, Decision, Head, decide, pick};
 
 use super::Dispatcher;
+use crate::executor::ExecutorSet;
 use crate::gpulet::GpuletId;
-use crate::request::{RequestId, Stage};
+use crate::request::{RequestId, Stage, Suspicion};
 use crate::wire::{BatchCommand, BatchRequest, RegionGeometry, ToExecutor};
 
 /// What was decided of a batch.
@@ -16,6 +17,8 @@ struct Closing {
     latest_start_ns: u64,
     /// What it takes at the least and at the most, once it runs.
     takes_ns: (u64, u64),
+    /// Of its one request, if it has one.
+    suspicion: Suspicion,
 }
 
 impl Dispatcher {
@@ -63,10 +66,11 @@ impl Dispatcher {
     /// Gives every gpulet that is free the batch that must start earliest: first those that are idle,
     /// as they start it at once.
     pub(super) fn close_batches(&mut self, now_ns: u64) -> usize {
-        self.close_where(true, now_ns) + self.close_where(false, now_ns)
+        let held = self.held();
+        self.close_where(true, held, now_ns) + self.close_where(false, held, now_ns)
     }
 
-    fn close_where(&mut self, idle: bool, now_ns: u64) -> usize {
+    fn close_where(&mut self, idle: bool, held: ExecutorSet, now_ns: u64) -> usize {
         let mut closed = 0;
         for executor in 0..self.executors.len() {
             let Some(host) = self.executors.get(executor).filter(|it| it.takes_batches()) else {
@@ -78,33 +82,52 @@ impl Dispatcher {
                 if here.is_idle() == idle
                     && let Some(start_ns) = here.start_ns(now_ns)
                 {
-                    closed += usize::from(self.close_batch(gpulet, start_ns, now_ns));
+                    closed += usize::from(self.close_batch(gpulet, held, start_ns, now_ns));
                 }
             }
         }
         closed
     }
 
-    fn close_batch(&mut self, gpulet: GpuletId, start_ns: u64, now_ns: u64) -> bool {
+    fn close_batch(
+        &mut self,
+        gpulet: GpuletId,
+        held: ExecutorSet,
+        start_ns: u64,
+        now_ns: u64,
+    ) -> bool {
         let heads = self.models.iter().filter_map(|hosted| {
             let (deadline_ns, rows) = hosted.queue.demands().next()?;
             let profile = hosted.profile(gpulet)?;
             let model = hosted.id as usize;
             let head = Head { model, deadline_ns, rows, limits: &hosted.limits, profile };
-            hosted.has_requeue_room().then_some(head)
+            let may = hosted.has_requeue_room()
+                && self.may_share(held, gpulet.executor, self.front_suspicion(hosted));
+            may.then_some(head)
         });
         let Some(model) = pick(start_ns, heads) else { return false };
         let Some(hosted) = self.models.get(model as u32) else { return false };
         let Some(profile) = hosted.profile(gpulet) else { return false };
-        match decide(&hosted.queue, &hosted.limits, true, start_ns, profile) {
-            Decision::Close { count, rows, latest_start_ns } => {
-                let takes_ns = (profile.soonest_ns(rows), profile.latency_ns(rows));
-                let closing = Closing { count, latest_start_ns, takes_ns };
-                self.send_batch(gpulet, model as u32, &closing, now_ns);
-                true
-            }
-            _ => false,
+        let decision = decide(&hosted.queue, &hosted.limits, true, start_ns, profile);
+        let Decision::Close { count, mut rows, mut latest_start_ns } = decision else {
+            return false;
+        };
+        let fewer = self.unsuspected(hosted, count);
+        if fewer < count {
+            rows = hosted.queue.demands().take(fewer as usize).map(|(_, rows)| rows).sum();
+            let deadline_ns =
+                hosted.queue.demands().next().map_or(0, |(deadline_ns, _)| deadline_ns);
+            latest_start_ns =
+                policy::latest_start_ns(deadline_ns, rows, hosted.limits.guard_ns, profile);
         }
+        let closing = Closing {
+            count: fewer,
+            latest_start_ns,
+            takes_ns: (profile.soonest_ns(rows), profile.latency_ns(rows)),
+            suspicion: self.front_suspicion(hosted),
+        };
+        self.send_batch(gpulet, model as u32, &closing, now_ns);
+        true
     }
 
     fn send_batch(&mut self, to: GpuletId, model: u32, closing: &Closing, now_ns: u64) {
@@ -145,6 +168,7 @@ impl Dispatcher {
         batch.id = command.batch;
         batch.model = model;
         batch.rows = command.rows;
+        batch.suspicion = closing.suspicion;
         batch.entries.append(&mut self.closing);
         command.expected_end_ns = batch.soonest_ns;
         hosted.running_count += 1;

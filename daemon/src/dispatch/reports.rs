@@ -7,11 +7,8 @@ use super::Dispatcher;
 use crate::executor::State;
 use crate::gpulet::GpuletId;
 use crate::models::{Counters, InstanceState};
-use crate::request::{RequestId, Stage, Timing};
+use crate::request::{RequestId, Stage, Suspicion, Timing};
 use crate::wire::BatchReport;
-
-/// Executors that may die on a request before it is given up.
-const LOSSES_MAX: u32 = 2;
 
 impl Dispatcher {
     /// Takes what executors report.
@@ -73,8 +70,8 @@ impl Dispatcher {
         }
     }
 
-    /// An executor's process is gone: what it reported counts, what it did not report runs again
-    /// elsewhere, once.
+    /// An executor's process is gone: what it reported counts, what it did not report runs again, once
+    /// and alone ([`quarantine`](super::quarantine)).
     pub fn recover(&mut self, index: u32, now_ns: u64) {
         for session in self.sessions.iter_mut() {
             session.mapped.remove(index);
@@ -86,14 +83,15 @@ impl Dispatcher {
                 }
             }
         }
-        let gpulet_count = self.executors.get(index).map_or(0, |it| it.gpulets.len() as u32);
-        for gpulet in 0..gpulet_count {
-            self.recover_batches(GpuletId { executor: index, index: gpulet }, now_ns);
+        let Some(executor) = self.executors.get(index) else { return };
+        let lost = if executor.lost_device { Suspicion::Device } else { Suspicion::Process };
+        for gpulet in 0..executor.gpulets.len() as u32 {
+            self.recover_batches(GpuletId { executor: index, index: gpulet }, lost, now_ns);
         }
         self.publish();
     }
 
-    fn recover_batches(&mut self, from: GpuletId, now_ns: u64) {
+    fn recover_batches(&mut self, from: GpuletId, lost: Suspicion, now_ns: u64) {
         let Some(gpulet) = self.executors.gpulet_mut(from) else { return };
         for batch in gpulet.batches() {
             if let Some(hosted) = self.models.get_mut(batch.model) {
@@ -106,9 +104,12 @@ impl Dispatcher {
             let Some(session) = self.sessions.get_mut(id.session) else { continue };
             let over = session.is_over();
             let Some(request) = session.request_mut(id.slot) else { continue };
-            request.losses += 1;
-            let lost = over || request.losses >= LOSSES_MAX;
-            let Some(hosted) = self.models.get_mut(model).filter(|it| !lost && !it.retired) else {
+            // If it was suspected of this before, it ran alone, and is to blame.
+            let guilty = request.suspicion >= lost;
+            request.suspicion = lost;
+            let given_up = over || guilty;
+            let Some(hosted) = self.models.get_mut(model).filter(|it| !given_up && !it.retired)
+            else {
                 self.finish(id, Status::ExecutorLost, now_ns);
                 continue;
             };
@@ -116,6 +117,7 @@ impl Dispatcher {
                 Ok(ticket) => {
                     request.stage = Stage::Queued(ticket);
                     self.queued_count += 1;
+                    self.suspects = true;
                 }
                 Err(_) => self.finish(id, Status::QueueFull, now_ns),
             }

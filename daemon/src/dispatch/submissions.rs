@@ -8,7 +8,7 @@ use super::Dispatcher;
 use crate::executor::Executors;
 use crate::gpulet::Gpulet;
 use crate::models::{Hosted, Readiness};
-use crate::request::{Request, RequestId, Stage, answer_now};
+use crate::request::{Request, RequestId, Stage, Suspicion, answer_now};
 use crate::session::Session;
 
 impl Dispatcher {
@@ -116,7 +116,7 @@ impl Dispatcher {
                         model: entry.model,
                         generation: entry.generation,
                         rows: entry.rows,
-                        losses: 0,
+                        suspicion: Suspicion::None,
                         user_data: entry.user_data,
                         deadline_ns,
                         taken_ns: now_ns,

@@ -245,8 +245,8 @@ impl Server {
         self.housekeeping_ns = 0;
     }
 
-    /// Ends executors that hang: with a batch, or while they start or load. A client of MPS is killed only
-    /// after MPS has ended its work, or does not answer: its neighbours share a server with it.
+    /// Ends executors that hang: with a batch, or while they start or load. A client of MPS is killed
+    /// only after MPS has ended its work, or does not answer: its neighbours share a server with it.
     pub(super) fn end_hung(&mut self, now_ns: u64) {
         let mut hung = self.dispatcher.hung(now_ns, self.config.hang_timeout_ns);
         hung.extend(self.silent(now_ns));
@@ -290,7 +290,8 @@ impl Server {
     /// known, is kept waiting if this happens again and again.
     fn end_executors_on(&mut self, device: &str, at_fault: Option<u32>) {
         for (index, executor) in self.dispatcher.executors.iter_mut() {
-            if executor.device.as_deref() != Some(device) || executor.pid().is_none() {
+            let there = executor.pid().is_some() || at_fault == Some(index);
+            if executor.device.as_deref() != Some(device) || !there {
                 continue;
             }
             executor.lost_device = true;

@@ -111,7 +111,8 @@ fn an_executor_that_hangs_while_it_starts_is_replaced() {
     let daemon = Setup::builtin()
         .top("hang_timeout_ms = 200")
         .executor(
-            "[ -e \"$FOLDER/once\" ] && exec \"$EXECUTOR\"; touch \"$FOLDER/once\"; exec sleep 999",
+            "[ -e \"$FOLDER/once\" ] && exec \"$EXECUTOR\"\n\
+             touch \"$FOLDER/once\"\nexec sleep 999",
         )
         .start();
     assert_eq!(restarts(&daemon), 1);

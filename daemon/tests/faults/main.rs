@@ -5,6 +5,7 @@ mod access;
 mod clients;
 mod configs;
 mod daemon;
+mod devices;
 mod executors;
 mod frames;
 mod models;

@@ -102,6 +102,14 @@ impl Setup {
         self
     }
 
+    /// Adds a built-in model that breaks what plays a GPU.
+    pub fn breaking(self, name: &str, builtin: &str) -> Setup {
+        let folder = self.folder.path().join("models").join(name);
+        Folder::of(&format!("builtin = \"{builtin}\""), 1).write(&folder);
+        write_profile(&self.folder.path().join("profiles"), name, 1_000_000, 1);
+        self
+    }
+
     /// Logs errors only, for tests in which there is much to warn of.
     pub fn quiet(self) -> Setup {
         Setup { log: "error", ..self }
