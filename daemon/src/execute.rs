@@ -94,7 +94,7 @@ pub fn serve(control: OwnedFd) -> Result<(), ExecuteError> {
             turns::run(control, started, engine, HostLoad(backend))
         }
         Ready::Replay(replay) => {
-            let engine = Replayer::new(started.gpulet_count);
+            let engine = Replayer::new(started.shares_pct.clone());
             turns::run(control, started, engine, ReplayLoad(replay))
         }
         Ready::Cuda(gpu) => {

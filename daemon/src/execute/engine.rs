@@ -40,6 +40,22 @@ pub struct Facts {
     pub memory_bytes: u64,
 }
 
+/// What there is to say of shares that are being prepared.
+#[derive(Clone, Debug)]
+pub enum Preparation {
+    /// What a model's batches will take.
+    Remeasured {
+        /// Which model.
+        instance: u32,
+        /// For each gpulet, rows ascending.
+        points: Vec<Vec<ProfilePoint>>,
+    },
+    /// All models are warm on them.
+    Ready,
+    /// They cannot be had; everything is as before.
+    Failed(String),
+}
+
 /// Runs batches on the gpulets of one executor.
 pub trait Engine {
     /// What its models are loaded by.
@@ -75,6 +91,23 @@ pub trait Engine {
 
     /// When the next batch should be done (CLOCK_MONOTONIC); `None` when none is under way.
     fn due_ns(&self) -> Option<u64>;
+
+    /// Begins to make ready for other shares, one a gpulet, while batches go on as before. What comes
+    /// of it is told by [`prepared`](Engine::prepared).
+    ///
+    /// # Errors
+    /// Why these shares cannot be had.
+    fn prepare(&mut self, _shares_pct: &[u8]) -> Result<(), String> {
+        Err("this executor splits no device".to_owned())
+    }
+
+    /// The next thing to say of what is being prepared. Does not wait.
+    fn prepared(&mut self) -> Option<Preparation> {
+        None
+    }
+
+    /// Has batches that come from now on run on the shares that were prepared last.
+    fn switch(&mut self) {}
 }
 
 /// What an engine's models are.

@@ -5,10 +5,10 @@ use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 
 use gpulet_abi::region::Region;
-use gpulet_plan::profile::LatencyProfile;
+use gpulet_plan::profile::{LatencyProfile, PROFILE_LATENCY_MAX_NS, ProfilePoint};
 
 use super::batch::Holdings;
-use super::engine::{Engine, Facts, Fault, Load, Progress};
+use super::engine::{Engine, Facts, Fault, Load, Preparation, Progress};
 use crate::backend::replay::Replay;
 use crate::backend::{self, LoadError, Loaded};
 use crate::clock::now_ns;
@@ -36,15 +36,26 @@ impl Load for ReplayLoad {
 pub struct Replayer {
     holdings: Holdings,
     courses: HashMap<u32, Course>,
-    gpulets: Vec<VecDeque<Flight>>,
+    gpulets: Vec<Gpulet>,
+    /// What is to be said of shares that were prepared.
+    preparations: VecDeque<Preparation>,
+}
+
+/// A share of what is played, and the batches under way on it.
+struct Gpulet {
+    /// What the profiles are for.
+    profiled_pct: u8,
+    share_pct: u8,
+    prepared_pct: u8,
+    flights: VecDeque<Flight>,
 }
 
 /// What becomes of a model's batches.
 enum Course {
     /// They end after the time that a profile says.
     Takes(LatencyProfile),
-    /// They do what they do at once.
-    AtOnce,
+    /// They do what they do at once, which was measured.
+    AtOnce(Vec<ProfilePoint>),
     /// They break the device.
     Faults,
     /// They never end.
@@ -59,14 +70,37 @@ struct Flight {
 }
 
 impl Replayer {
-    /// An engine for so many gpulets.
-    pub fn new(gpulet_count: u32) -> Replayer {
-        let gpulet = || VecDeque::with_capacity(DEPTH_MAX);
+    /// An engine for gpulets of these shares.
+    pub fn new(shares_pct: Vec<u8>) -> Replayer {
+        let gpulet = |share_pct| Gpulet {
+            profiled_pct: share_pct,
+            share_pct,
+            prepared_pct: share_pct,
+            flights: VecDeque::with_capacity(DEPTH_MAX),
+        };
         Replayer {
             holdings: Holdings::default(),
             courses: HashMap::new(),
-            gpulets: (0..gpulet_count).map(|_| gpulet()).collect(),
+            gpulets: shares_pct.into_iter().map(gpulet).collect(),
+            preparations: VecDeque::new(),
         }
+    }
+}
+
+impl Gpulet {
+    /// What takes so long by its profile takes in inverse proportion to the share.
+    fn scale(&self, share_pct: u8, profiled_ns: u64) -> u64 {
+        profiled_ns.saturating_mul(self.profiled_pct.into()) / u64::from(share_pct.max(1))
+    }
+
+    fn remeasured(&self, points: &[ProfilePoint]) -> Vec<ProfilePoint> {
+        let scale = |ns| self.scale(self.prepared_pct, ns).clamp(1, PROFILE_LATENCY_MAX_NS);
+        let point = |point: &ProfilePoint| ProfilePoint {
+            rows: point.rows,
+            p50_ns: scale(point.p50_ns),
+            p99_ns: scale(point.p99_ns),
+        };
+        points.iter().map(point).collect()
     }
 }
 
@@ -87,7 +121,7 @@ impl Engine for Replayer {
             (Source::Builtin(Builtin::Fault), _) => Course::Faults,
             (Source::Builtin(Builtin::Hang), _) => Course::Hangs,
             (Source::File(_), Ok(profile)) => Course::Takes(profile),
-            _ => Course::AtOnce,
+            _ => Course::AtOnce(loaded.points.clone()),
         };
         self.courses.insert(instance, course);
         let facts = Facts {
@@ -111,28 +145,31 @@ impl Engine for Replayer {
 
     fn submit(&mut self, command: &BatchCommand) -> Result<(), Fault> {
         let now_ns = now_ns();
-        let flights = &mut self.gpulets[command.gpulet as usize];
-        let start_ns = flights.back().map_or(now_ns, |last| last.end_ns.max(now_ns));
+        let gpulet = &mut self.gpulets[command.gpulet as usize];
+        let start_ns = gpulet.flights.back().map_or(now_ns, |last| last.end_ns.max(now_ns));
         let (mut command, mut end_ns) = (*command, start_ns);
         if now_ns <= command.latest_start_ns {
             match self.courses.get(&command.instance) {
-                Some(Course::Takes(profile)) => end_ns += profile.p50_ns(command.rows),
+                Some(Course::Takes(profile)) => {
+                    end_ns += gpulet.scale(gpulet.share_pct, profile.p50_ns(command.rows));
+                }
                 Some(Course::Hangs) => end_ns = u64::MAX,
-                Some(Course::Faults | Course::AtOnce) | None => {}
+                Some(Course::Faults | Course::AtOnce(_)) | None => {}
             }
             // It is accepted, however late it is when it comes to its results.
             command.latest_start_ns = u64::MAX;
         }
-        flights.push_back(Flight { command, start_ns, end_ns });
+        gpulet.flights.push_back(Flight { command, start_ns, end_ns });
         Ok(())
     }
 
     fn poll(&mut self) -> Result<Option<BatchReport>, Fault> {
         let now_ns = now_ns();
-        let done = |flights: &&mut VecDeque<Flight>| {
-            flights.front().is_some_and(|flight| flight.end_ns <= now_ns)
+        let done = |gpulet: &&mut Gpulet| {
+            gpulet.flights.front().is_some_and(|flight| flight.end_ns <= now_ns)
         };
-        let Some(flight) = self.gpulets.iter_mut().find(done).and_then(VecDeque::pop_front) else {
+        let mut gpulets = self.gpulets.iter_mut();
+        let Some(flight) = gpulets.find(done).and_then(|it| it.flights.pop_front()) else {
             return Ok(None);
         };
         let Flight { command, start_ns, .. } = flight;
@@ -144,6 +181,41 @@ impl Engine for Replayer {
     }
 
     fn due_ns(&self) -> Option<u64> {
-        self.gpulets.iter().filter_map(|flights| Some(flights.front()?.end_ns)).min()
+        self.gpulets.iter().filter_map(|gpulet| Some(gpulet.flights.front()?.end_ns)).min()
+    }
+
+    fn prepare(&mut self, shares_pct: &[u8]) -> Result<(), String> {
+        let sum_pct: u32 = shares_pct.iter().map(|share_pct| u32::from(*share_pct)).sum();
+        if sum_pct > 100 {
+            return Err(format!("shares must not add up to more than 100, add up to {sum_pct}"));
+        }
+        for (gpulet, share_pct) in self.gpulets.iter_mut().zip(shares_pct) {
+            gpulet.prepared_pct = *share_pct;
+        }
+        self.preparations.clear();
+        for (instance, course) in &self.courses {
+            let points = match course {
+                Course::Takes(profile) => {
+                    let points = profile.points();
+                    self.gpulets.iter().map(|gpulet| gpulet.remeasured(points)).collect()
+                }
+                Course::AtOnce(points) => vec![points.clone(); self.gpulets.len()],
+                Course::Faults | Course::Hangs => continue,
+            };
+            let remeasured = Preparation::Remeasured { instance: *instance, points };
+            self.preparations.push_back(remeasured);
+        }
+        self.preparations.push_back(Preparation::Ready);
+        Ok(())
+    }
+
+    fn prepared(&mut self) -> Option<Preparation> {
+        self.preparations.pop_front()
+    }
+
+    fn switch(&mut self) {
+        for gpulet in &mut self.gpulets {
+            gpulet.share_pct = gpulet.prepared_pct;
+        }
     }
 }

@@ -51,6 +51,8 @@ pub struct Started {
     pub report_bell: Doorbell,
     /// Gpulets that commands may name.
     pub gpulet_count: u32,
+    /// The share of each.
+    pub shares_pct: Vec<u8>,
     /// How long to poll before sleeping.
     pub spin_ns: u64,
 }
@@ -96,6 +98,7 @@ pub fn start(control: &Control) -> Result<Option<(Started, Ready)>, ExecuteError
         command_bell: command_bell.into(),
         report_bell: report_bell.into(),
         gpulet_count: start.gpulets.len() as u32,
+        shares_pct: start.gpulets.iter().map(|gpulet| gpulet.share_pct).collect(),
         spin_ns: start.spin_ns,
     };
     Ok(Some((started, ready)))

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::control::{self, Control, Heard};
-use super::engine::{Engine, Facts, Loaded};
+use super::engine::{Engine, Facts, Loaded, Preparation};
 use super::loader::{self, Loader, Said};
 use super::start::Started;
 use super::{Daemon, ExecuteError, io_error};
@@ -57,6 +57,8 @@ pub(super) fn run<E: Engine>(
         gpulet_count: started.gpulet_count,
         loader,
         loader_bell,
+        preparing: None,
+        prepared: None,
         spin_ns: started.spin_ns,
         listened_ns: now_ns(),
         wake_ns: MARGIN_NS,
@@ -84,6 +86,9 @@ struct Executor<E: Engine> {
     gpulet_count: u32,
     loader: Loader<E::Load>,
     loader_bell: Doorbell,
+    /// Shares that the engine makes ready for, and those that it is ready for.
+    preparing: Option<Vec<u8>>,
+    prepared: Option<Vec<u8>>,
     spin_ns: u64,
     /// When the control socket was last looked at.
     listened_ns: u64,
@@ -219,7 +224,7 @@ impl<E: Engine> Executor<E> {
         }
         loop {
             match self.control.hear().map_err(io_error("control socket"))? {
-                Heard::Nothing => return Ok(Daemon::Here),
+                Heard::Nothing => return self.tell_prepared(),
                 Heard::HangUp => return Ok(Daemon::Gone),
                 Heard::Message(message, fds) => self.obey(message, fds)?,
             }
@@ -245,11 +250,60 @@ impl<E: Engine> Executor<E> {
                 }
                 Ok(())
             }
-            ToExecutor::Prepare { .. } | ToExecutor::Switch { .. } => {
-                let rule = "shares of a backend that splits no device".to_owned();
-                Err(ExecuteError::Protocol(rule))
+            ToExecutor::Prepare { shares_pct } => self.prepare(shares_pct),
+            ToExecutor::Switch { shares_pct } => self.switch(shares_pct),
+        }
+    }
+
+    fn prepare(&mut self, shares_pct: Vec<u8>) -> Result<(), ExecuteError> {
+        if shares_pct.len() != self.gpulet_count as usize || self.preparing.is_some() {
+            return Err(ExecuteError::Protocol("prepare: one share a gpulet, once".to_owned()));
+        }
+        if let Err(error) = self.engine.prepare(&shares_pct) {
+            let error = control::cut(error);
+            let failed = FromExecutor::PrepareFailed { shares_pct, error };
+            // A daemon that is gone is noticed by the next look at its socket.
+            self.control.send(&failed).map_err(io_error("control socket"))?;
+            return Ok(());
+        }
+        self.preparing = Some(shares_pct);
+        self.prepared = None;
+        Ok(())
+    }
+
+    fn switch(&mut self, shares_pct: Vec<u8>) -> Result<(), ExecuteError> {
+        if self.prepared.take().as_ref() != Some(&shares_pct) {
+            return Err(ExecuteError::Protocol("switch: other shares were prepared".to_owned()));
+        }
+        self.engine.switch();
+        tracing::info!(?shares_pct, "shares changed");
+        let shared = FromExecutor::Shared { shares_pct, switched_ns: now_ns() };
+        self.control.send(&shared).map_err(io_error("control socket"))?;
+        Ok(())
+    }
+
+    /// Tells what came of shares that are being prepared.
+    fn tell_prepared(&mut self) -> Result<Daemon, ExecuteError> {
+        while let Some(preparation) = self.engine.prepared() {
+            let shares_pct = self.preparing.clone().unwrap_or_default();
+            let said = match preparation {
+                Preparation::Remeasured { instance, points } => {
+                    FromExecutor::Remeasured { instance, points }
+                }
+                Preparation::Ready => {
+                    self.prepared = self.preparing.take();
+                    FromExecutor::Prepared { shares_pct }
+                }
+                Preparation::Failed(error) => {
+                    self.preparing = None;
+                    FromExecutor::PrepareFailed { shares_pct, error: control::cut(error) }
+                }
+            };
+            if self.control.send(&said).map_err(io_error("control socket"))? == Daemon::Gone {
+                return Ok(Daemon::Gone);
             }
         }
+        Ok(Daemon::Here)
     }
 
     fn map(
