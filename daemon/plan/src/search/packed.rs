@@ -87,7 +87,7 @@ fn rounds(tables: &Tables, rates: &[f64], available: &[u32], bound: f64) -> Opti
             worth,
             memory_price: if turn % 2 == 0 { 0.35 } else { 0.7 * rng.f64() },
             seeds: if models <= 32 { 3 } else { 2 },
-            companions: 12,
+            companions: if models <= 32 { 12 } else { 8 },
             devices_max: best.as_ref().map_or(u32::MAX, |it| count(it) - 1),
         };
         // What a plan for a little more needs, this one needs at most.

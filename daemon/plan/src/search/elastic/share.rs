@@ -74,8 +74,14 @@ impl State<'_> {
         let part = self.part(place).clone();
         let batch_max = self.problem.settings.batch_max;
         let largest = (part.duty_ms * rate / 1000.0).floor().clamp(1.0, f64::from(batch_max));
-        for batch in (1..=largest as u32).rev() {
-            let duty_ms = (f64::from(batch) * 1000.0 / rate).min(part.duty_ms);
+        // Whoever is asked seldom fits into a shorter cycle too, at the price of emptier batches.
+        let seldom = (3..=9).rev().map(|tenths| {
+            let duty_ms = part.duty_ms * f64::from(tenths) / 10.0;
+            (((rate * duty_ms / 1000.0 - 1e-9).ceil() as u32).max(1), duty_ms)
+        });
+        let full = (1..=largest as u32).rev();
+        let full = full.map(|it| (it, (f64::from(it) * 1000.0 / rate).min(part.duty_ms)));
+        for (batch, duty_ms) in full.chain(seldom) {
             let mut members: Vec<(usize, u32)> = Vec::new();
             for &(old, own) in &part.members {
                 let kept = (f64::from(own) * duty_ms / part.duty_ms - 1e-9).ceil();

@@ -102,10 +102,6 @@ fn raise_batches(ledger: &mut Ledger<'_>) {
 fn use_rest(problem: &Problem, tables: &Tables, ledger: &mut Ledger<'_>, left: &mut Left) {
     for at in 0..ledger.filled.len() {
         loop {
-            left.rate = missing(ledger);
-            left.active = (0..left.rate.len()).filter(|&it| left.rate[it] > 0.0).collect();
-            left.companions = left.active.clone();
-            left.companions.truncate(16);
             let device = &ledger.filled[at];
             let kind = &tables.kinds[device.device];
             let shares = &problem.devices[device.device].shares_pct;
@@ -114,10 +110,18 @@ fn use_rest(problem: &Problem, tables: &Tables, ledger: &mut Ledger<'_>, left: &
             let used_mb = models.map(|it| tables.memory_mb[it]).sum::<f64>()
                 + kind.context_mb * device.slots.len() as f64;
             let memory_mb = kind.memory_mb - used_mb;
+            let least_pct = shares.first().copied().unwrap_or(100);
+            if used + least_pct > 100 || memory_mb <= kind.context_mb {
+                break;
+            }
+            left.rate = missing(ledger);
+            left.active = (0..left.rate.len()).filter(|&it| left.rate[it] > 0.0).collect();
+            left.companions = left.active.clone();
+            left.companions.truncate(4);
             let room = Room { memory_mb, network_bits: f64::INFINITY, memory_price: 0.0 };
             let fitting = kind.classes.iter().filter(|class| class.share_pct + used <= 100);
             let best = fitting
-                .filter_map(|class| Some((class, fill(tables, kind, class, left, room, 2)?)))
+                .filter_map(|class| Some((class, fill(tables, kind, class, left, room, 1)?)))
                 .max_by(|one, two| one.1.value.total_cmp(&two.1.value));
             let Some((class, found)) = best.filter(|_| !left.active.is_empty()) else { break };
             let mut grown = device.clone();
@@ -141,8 +145,8 @@ fn add_devices(
     let style = Style {
         worth: left.worth.clone(),
         memory_price: 0.35,
-        seeds: 2,
-        companions: 12,
+        seeds: 1,
+        companions: 6,
         devices_max: u32::MAX,
     };
     let mut available: Vec<u32> = tables.kinds.iter().map(|kind| kind.count).collect();

@@ -1,0 +1,176 @@
+//! Measures the planner on problems made up here: `cargo run --release -p gpulet-plan --example
+//! measure`. Times are wall clock, the least of five.
+#![allow(clippy::unwrap_used, reason = "a measurement may panic")]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::time::Instant;
+
+use fastrand::Rng;
+use gpulet_plan::bound::best_throughput;
+use gpulet_plan::check::check;
+use gpulet_plan::demand::HeadRoom;
+use gpulet_plan::problem::Problem;
+use gpulet_plan::search::{Policy, packed::step};
+use gpulet_plan::sim::{Arrivals, Settings, Source, simulate};
+
+use support::{SHAPES, problem};
+
+fn main() {
+    scale();
+    steps();
+    mixes();
+    small();
+    monotone();
+    simulated();
+}
+
+/// The least milliseconds of five, and what came of it.
+fn timed<T>(run: impl Fn() -> T) -> (f64, T) {
+    let once = || {
+        let begun = Instant::now();
+        let result = run();
+        (begun.elapsed().as_secs_f64() * 1e3, result)
+    };
+    (0..4).fold(once(), |least, _| {
+        let next = once();
+        if next.0 < least.0 { next } else { least }
+    })
+}
+
+/// Models with rates that take about `load` of `devices` if each ran alone.
+fn asked(devices: u32, models: usize, load: f64, rng: &mut Rng) -> Vec<(usize, f64)> {
+    let whole: Vec<f64> = (0..SHAPES.len())
+        .map(|shape| best_throughput(&problem(&[(shape, 1.0)], 1, false), 0, 0, 5).unwrap())
+        .collect();
+    (0..models)
+        .map(|_| {
+            let shape = rng.usize(0..SHAPES.len());
+            let part = load * f64::from(devices) / models as f64 * (0.5 + rng.f64());
+            (shape, (part * whole[shape]).max(1.0).round())
+        })
+        .collect()
+}
+
+fn scale() {
+    println!("scale: GPUs x models, ms, GPUs used, bound");
+    let mut rng = Rng::with_seed(7);
+    let sizes = [(64, 50), (128, 50), (256, 50), (512, 50), (512, 150), (4096, 150), (4096, 1000)];
+    let mut times = Vec::new();
+    for (devices, models) in sizes {
+        let problem = problem(&asked(devices, models, 0.6, &mut rng), 2 * devices, true);
+        let (ms, plan) = timed(|| Policy::Packed.plan(&problem).unwrap());
+        assert_eq!(check(&problem, &plan), []);
+        println!("  {devices} x {models}: {ms:.2}, {}, {:.1}", plan.devices.len(), plan.bound);
+        times.push(ms);
+    }
+    println!(
+        "  growth exponent in GPUs, 64 to 512 x 50: {:.2}",
+        (times[3] / times[0]).ln() / 8_f64.ln()
+    );
+}
+
+fn raised(mut problem: Problem, factor: impl Fn(usize) -> f64) -> Problem {
+    for (at, model) in problem.models.iter_mut().enumerate() {
+        model.rate *= factor(at);
+        model.planned_rate = HeadRoom::PoissonP99.inflate(model.rate);
+    }
+    problem
+}
+
+fn steps() {
+    println!("step at 512 x 150: ms, GPUs before, after, of a plan from nothing, unchanged");
+    let rates = asked(512, 150, 0.5, &mut Rng::with_seed(7));
+    let posed = || problem(&rates, 1024, true);
+    let running = Policy::Packed.plan(&posed()).unwrap();
+    type Factor = fn(usize) -> f64;
+    let changes: [(&str, Factor); 4] = [
+        ("nothing", |_| 1.0),
+        ("one model doubles", |at| if at == 3 { 2.0 } else { 1.0 }),
+        ("all 10 % up", |_| 1.1),
+        ("all 20 % down", |_| 0.8),
+    ];
+    for (what, factor) in changes {
+        let next = raised(posed(), factor);
+        let (ms, plan) = timed(|| step(&next, &running).unwrap());
+        assert_eq!(check(&next, &plan), []);
+        let anew = Policy::Packed.plan(&next).unwrap().devices.len();
+        let before = |gpulets| running.devices.iter().any(|it| it.gpulets == gpulets);
+        let kept = plan.devices.iter().filter(|it| before(it.gpulets.clone())).count();
+        let (from, to) = (running.devices.len(), plan.devices.len());
+        println!("  {what}: {ms:.2}, {from}, {to}, {anew}, {kept}");
+    }
+}
+
+fn mixes() {
+    let mut rng = Rng::with_seed(11);
+    let (mut ours, mut theirs, mut more) = (0, 0, 0);
+    for turn in 0..88 {
+        let models = [1, 2, 3, 5, 8, 12, 20, 40, 80, 120, 200][turn % 11];
+        let devices = (models as f64 * [0.1, 0.3, 0.6, 1.5][turn / 11 % 4]).ceil() as u32;
+        let problem = problem(&asked(devices, models, 0.5, &mut rng), 4000, true);
+        let packed = Policy::Packed.plan(&problem).unwrap();
+        assert_eq!(check(&problem, &packed), []);
+        let Ok(elastic) = Policy::Elastic.plan(&problem) else { continue };
+        ours += packed.devices.len();
+        theirs += elastic.devices.len();
+        more += usize::from(packed.devices.len() > elastic.devices.len());
+    }
+    println!("88 mixes of 1 to 200 models: packed {ours}, elastic {theirs}, packed more in {more}");
+}
+
+fn small() {
+    let mut rng = Rng::with_seed(77);
+    let (mut equal, mut one, mut worse) = (0, 0, 0);
+    for _ in 0..200 {
+        let models = rng.usize(1..=4);
+        let load = 0.3 + 1.7 * rng.f64();
+        let asked = asked(1, models, load, &mut rng);
+        let problem = problem(&asked, 12, true);
+        let packed = Policy::Packed.plan(&problem).unwrap().devices.len();
+        match packed - Policy::Exhaustive.plan(&problem).unwrap().devices.len() {
+            0 => equal += 1,
+            1 => one += 1,
+            _ => worse += 1,
+        }
+    }
+    println!(
+        "200 small cases against every combination: {equal} equal, {one} one more, {worse} worse"
+    );
+}
+
+fn monotone() {
+    let mut rng = Rng::with_seed(9);
+    let (mut fewer, mut total) = (0, 0);
+    for turn in 0..24 {
+        let unit = asked(1, [1, 2, 3, 4, 5, 7, 10, 14][turn % 8], 0.15, &mut rng);
+        let mut last = 0;
+        for level in 1..=30 {
+            let asked: Vec<(usize, f64)> =
+                unit.iter().map(|&(shape, rate)| (shape, rate * f64::from(level))).collect();
+            let count = Policy::Packed.plan(&problem(&asked, 400, true)).unwrap().devices.len();
+            fewer += usize::from(count < last);
+            total += 1;
+            last = count;
+        }
+    }
+    println!("{total} rising loads: {fewer} need fewer GPUs than the one before");
+}
+
+fn simulated() {
+    let problem = problem(&[(0, 2000.0), (1, 1500.0), (2, 800.0), (3, 500.0)], 40, true);
+    let plan = Policy::Packed.plan(&problem).unwrap();
+    let sources: Vec<Source> = (0..problem.models.len())
+        .map(|it| Source::plain(&problem, it, Arrivals::Poisson { rate: problem.models[it].rate }))
+        .collect();
+    let settings = Settings { seconds: 210.0, ..Settings::default() };
+    let begun = Instant::now();
+    let outcome = simulate(&problem, &plan, &sources, &settings, None);
+    let arrived: u64 = outcome.models.iter().map(|model| model.arrived).sum();
+    println!(
+        "simulated {arrived} requests in {:.2} s, attainment {:.4} %",
+        begun.elapsed().as_secs_f64(),
+        100.0 * outcome.attainment()
+    );
+}
