@@ -17,6 +17,7 @@ use gpulet_abi::doorbell::Doorbell;
 use gpulet_abi::frame;
 use gpulet_abi::region::MappedRing;
 use gpulet_abi::ring::{Consumer, Producer};
+use gpulet_plan::profile::LatencyProfile;
 use gpulet_torch::OPENMP_SPIN;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -68,6 +69,22 @@ impl State {
     }
 }
 
+/// Where an executor is with shares that change in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// Nothing is under way.
+    Settled,
+    /// It was told to prepare these.
+    Preparing(Vec<u8>),
+    /// It was told to switch to them.
+    Switching {
+        /// One a gpulet.
+        shares_pct: Vec<u8>,
+        /// When.
+        decided_ns: u64,
+    },
+}
+
 /// A running process and the ways to talk to it.
 #[derive(Debug)]
 struct Process {
@@ -107,8 +124,18 @@ pub struct Executor {
     pub device: Option<String>,
     /// Where it is in its life.
     pub state: State,
-    /// Must not be replaced when it ends: the config does not have it any more.
+    /// Must not be started again when it ends: the config does not have it any more.
     pub retired: bool,
+    /// The executor whose place it will take when it is ready. Until then it gets no batches.
+    pub replaces: Option<u32>,
+    /// Shares that its process runs on, one a gpulet; those it should run on are in `start`.
+    pub shares_pct: Vec<u8>,
+    /// What is being done about it if they differ.
+    pub sharing: Sharing,
+    /// Shares that it said it cannot have.
+    pub refused_pct: Option<Vec<u8>>,
+    /// What models take on the shares that it prepares, a profile a gpulet.
+    pub remeasured: Vec<(u32, Vec<LatencyProfile>)>,
     /// What runs the models, in its own words.
     pub backend: String,
     /// Processes after the first.
@@ -141,6 +168,11 @@ impl Executor {
             device: None,
             state: State::Waiting { until_ns: 0 },
             retired: false,
+            replaces: None,
+            shares_pct: Vec::new(),
+            sharing: Sharing::Settled,
+            refused_pct: None,
+            remeasured: Vec::new(),
             backend: String::new(),
             restart_count: 0,
             exit_code: None,
@@ -161,7 +193,15 @@ impl Executor {
 
     /// Whether its gpulets can be sent batches.
     pub fn takes_batches(&self) -> bool {
-        self.state == State::Running && !self.retired && self.doomed_ns.is_none()
+        self.state == State::Running
+            && !self.retired
+            && self.replaces.is_none()
+            && self.doomed_ns.is_none()
+    }
+
+    /// Shares that it should run on, one a gpulet.
+    pub fn wanted_pct(&self) -> Vec<u8> {
+        self.start.gpulets.iter().map(|gpulet| gpulet.share_pct).collect()
     }
 
     /// It is not to blame for its end: its successor starts at once.
@@ -228,6 +268,10 @@ impl Executor {
         });
         self.heard_ns = now_ns();
         self.lost_device = false;
+        self.shares_pct = self.wanted_pct();
+        self.sharing = Sharing::Settled;
+        self.refused_pct = None;
+        self.remeasured.clear();
         self.state = State::Starting;
         Ok(())
     }

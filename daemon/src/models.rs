@@ -26,8 +26,8 @@ const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
 pub struct Instance {
     /// Where.
     pub gpulet: GpuletId,
-    /// Whether the config has the model run there, and not only in another gpulet of that executor.
-    /// A model that is open nowhere in an executor is unloaded when nothing of it runs.
+    /// Whether it is given batches: the config has the model run there, and not only in another gpulet
+    /// of that executor, and the executor is not one that waits to replace another.
     pub open: bool,
     /// Whether it can run.
     pub state: InstanceState,

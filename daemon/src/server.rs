@@ -11,7 +11,9 @@ mod devices;
 mod executors;
 mod lifecycle;
 mod placing;
+mod sharing;
 mod starts;
+mod succession;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -256,6 +258,7 @@ impl Server {
         self.end_hung(now_ns);
         self.start_executors(now_ns);
         self.unload_closed();
+        self.hand_over();
         self.close_silent(now_ns);
         if self.starved {
             self.accept(now_ns);

@@ -6,7 +6,7 @@ use gpulet_abi::status::Status;
 use serde::Serialize;
 
 use crate::dispatch::Dispatcher;
-use crate::executor::Executor;
+use crate::executor::{self, Executor};
 use crate::gpulet::GpuletId;
 use crate::models::{Hosted, Readiness};
 
@@ -63,7 +63,10 @@ struct GpuletState {
     state: &'static str,
     mechanism: &'static str,
     device: Option<String>,
+    /// What it runs on now.
     share_pct: u8,
+    /// What the config says.
+    wanted_pct: u8,
     /// Models that can run there now.
     models: usize,
     running: usize,
@@ -155,10 +158,11 @@ fn gpulet_states(dispatcher: &Dispatcher) -> Vec<GpuletState> {
             states.push(GpuletState {
                 name: gpulet.config.name.clone(),
                 executor: executor.name().to_owned(),
-                state: executor.state.name(),
+                state: word_for(executor),
                 mechanism: mechanism.word(),
                 device: mechanism.device().map(ToString::to_string),
-                share_pct: gpulet.config.share_pct,
+                share_pct: executor.shares_pct.get(index).copied().unwrap_or_default(),
+                wanted_pct: gpulet.config.share_pct,
                 models: dispatcher.models.iter().filter(|it| it.profile(id).is_some()).count(),
                 running: gpulet.batches().count(),
                 batches: gpulet.batch_count,
@@ -168,13 +172,21 @@ fn gpulet_states(dispatcher: &Dispatcher) -> Vec<GpuletState> {
     states
 }
 
+fn word_for(executor: &Executor) -> &'static str {
+    match executor.state {
+        executor::State::Running if executor.replaces.is_some() => "standby",
+        executor::State::Running if executor.retired => "leaving",
+        state => state.name(),
+    }
+}
+
 fn executor_states(dispatcher: &Dispatcher) -> Vec<ExecutorState> {
     let name = |id| dispatcher.models.get(id).map(|hosted| hosted.model.name.clone());
     let state = |(_, executor): (u32, &Executor)| ExecutorState {
         name: executor.name().to_owned(),
         gpulets: executor.gpulets.iter().map(|gpulet| gpulet.config.name.clone()).collect(),
         pid: executor.pid(),
-        state: executor.state.name(),
+        state: word_for(executor),
         backend: executor.backend.clone(),
         threads: executor.start.thread_count,
         cpus: executor.start.cpus.clone(),

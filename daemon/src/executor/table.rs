@@ -94,6 +94,11 @@ impl Executors {
         self.table.iter_mut().enumerate().map(|(index, executor)| (index as u32, executor))
     }
 
+    /// The executor that will take the place of another.
+    pub fn successor_of(&self, old: u32) -> Option<u32> {
+        self.iter().find(|(_, it)| it.replaces == Some(old)).map(|(index, _)| index)
+    }
+
     /// When each gpulet that runs a batch may be done with it.
     pub fn ends(&self) -> impl Iterator<Item = u64> {
         let gpulets = self.table.iter().flat_map(|executor| &executor.gpulets);

@@ -10,7 +10,7 @@ use tracing::{debug, error, info, warn};
 use super::placing::forget_instances;
 use super::{EXECUTORS, Server};
 use crate::clock::now_ns;
-use crate::executor::{Source, State};
+use crate::executor::{Sharing, Source, State};
 use crate::models::{Hosted, Instance, InstanceState, Readiness};
 use crate::wire::{FAULT_EXIT_CODE, FromExecutor};
 
@@ -104,21 +104,28 @@ impl Server {
                 executor.loading = None;
                 executor.suspect.take_if(|suspect| *suspect == instance);
                 self.take_profiles(index, instance, &points);
+                self.change_shares(index);
+                self.hand_over();
             }
             FromExecutor::LoadFailed { instance, error } => {
                 executor.loading = None;
                 self.fail_load(index, instance, &error);
+                self.change_shares(index);
+                self.hand_over();
             }
             FromExecutor::Faulted { error } => {
                 error!(executor = name, error, "the device faulted");
                 self.lose_device_of(index);
             }
-            FromExecutor::Remeasured { .. }
-            | FromExecutor::Prepared { .. }
-            | FromExecutor::PrepareFailed { .. }
-            | FromExecutor::Shared { .. } => {
-                warn!(executor = name, "the executor answers what it was not asked");
-                executor.kill();
+            FromExecutor::Remeasured { instance, points } => {
+                self.note_remeasured(index, instance, &points);
+            }
+            FromExecutor::Prepared { shares_pct } => self.switch_shares(index, shares_pct),
+            FromExecutor::PrepareFailed { shares_pct, error } => {
+                self.refuse_shares(index, shares_pct, &error);
+            }
+            FromExecutor::Shared { shares_pct, switched_ns } => {
+                self.note_shared(index, shares_pct, switched_ns);
             }
         }
         self.housekeeping_ns = 0;
@@ -190,6 +197,7 @@ impl Server {
         if gone {
             forget_instances(&mut self.dispatcher.models, index);
         }
+        self.inherit(index);
         self.housekeeping_ns = 0;
         self.start_executors(now_ns);
     }
@@ -218,7 +226,7 @@ impl Server {
         self.answer_hopeless(model);
     }
 
-    /// Executors that should have said something long ago: while they start, or while they load. A
+    /// Executors that should have said something long ago: while they start, load or share out. A
     /// model that is being loaded is to blame, and not tried again.
     pub(super) fn silent(&mut self, now_ns: u64) -> Vec<u32> {
         let patience_ns = SILENCE_MIN_NS.max(self.config.hang_timeout_ns.saturating_mul(2));
@@ -230,6 +238,7 @@ impl Server {
             }
             match executor.state {
                 State::Starting if silent_ns > 2 * patience_ns => all.push((index, None)),
+                State::Running if executor.sharing != Sharing::Settled => all.push((index, None)),
                 State::Running => {
                     let current = self.current_load(index, executor.loading);
                     if let Some((model, bytes)) = current

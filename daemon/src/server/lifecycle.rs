@@ -5,11 +5,10 @@ use tracing::{error, info};
 
 use super::Server;
 use super::devices::{DeviceProblem, Devices};
-use super::starts::{Wanted, wanted};
+use super::starts::wanted;
 use crate::clock::now_ns;
 use crate::config::{Config, ConfigError};
 use crate::dispatch::REQUEUE_MAX;
-use crate::executor::Executor;
 use crate::model::{Model, ModelError, Scan, scan, scan_each};
 use crate::models::Readiness;
 use crate::wire::EXECUTOR_GPULETS_MAX;
@@ -63,33 +62,14 @@ impl Server {
 
     fn apply_gpulets(&mut self) -> Result<(), ConfigProblem> {
         let mut devices = Devices::find(&self.config)?;
-        let mut wanted = wanted(&self.config, &devices);
+        let wanted = wanted(&self.config, &devices);
         if wanted.iter().any(|it| it.gpulets.len() > EXECUTOR_GPULETS_MAX) {
             return Err(ConfigProblem::TooManyGpulets("more gpulets of a device than can be"));
         }
         let before = std::mem::take(&mut self.devices);
         devices.start_daemons(&self.config, before, &self.waker)?;
         self.devices = devices;
-        for (_, executor) in self.dispatcher.executors.iter_mut() {
-            let same =
-                |it: &Wanted| it.start == executor.start && it.environment == executor.environment;
-            match wanted.iter().position(same) {
-                Some(position) if !executor.retired => {
-                    let configs = wanted.swap_remove(position).gpulets;
-                    for (gpulet, config) in executor.gpulets.iter_mut().zip(configs) {
-                        gpulet.config = config;
-                    }
-                }
-                _ => executor.retired = true,
-            }
-        }
-        for Wanted { gpulets, start, environment, device } in wanted {
-            let mut executor = Executor::new(gpulets, start);
-            (executor.environment, executor.device) = (environment, device);
-            let added = self.dispatcher.executors.add(executor);
-            added.ok_or(ConfigProblem::TooManyGpulets("more gpulets than executors can be"))?;
-        }
-        Ok(())
+        self.reconcile(wanted)
     }
 
     fn apply_models(&mut self, mut wanted: Vec<Model>) {

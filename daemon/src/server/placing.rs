@@ -4,36 +4,37 @@ use tracing::info;
 
 use super::Server;
 use crate::clock::now_ns;
-use crate::executor::{Executor, State};
+use crate::executor::{Executor, Sharing, State};
 use crate::gpulet::{Gpulet, GpuletId};
 use crate::models::{Hosted, Instance, InstanceState, Models};
 use crate::wire::ToExecutor;
 
 impl Server {
     /// Gives every model an instance in every gpulet of an executor that is to have it, and has the
-    /// others forgotten.
+    /// others forgotten. Who is about to be replaced gets no new ones.
     pub(super) fn place(&mut self) {
         let executors = &mut self.dispatcher.executors;
         for hosted in self.dispatcher.models.iter_mut().filter(|it| !it.is_null()) {
             for (executor, host) in executors.iter().filter(|(_, it)| it.state != State::Gone) {
-                let hosts = |gpulet: &Gpulet| {
-                    let models = &gpulet.config.models;
-                    !hosted.retired && !host.retired && models.contains(&hosted.model.name)
-                };
-                let open: Vec<bool> = host.gpulets.iter().map(hosts).collect();
                 let placed = hosted.instances_in(executor).next().is_some();
-                if !placed && open.contains(&true) {
-                    let ids = (0..open.len() as u32).map(|index| GpuletId { executor, index });
+                let leaves = executors.successor_of(executor).is_some();
+                if !placed && !leaves && is_wanted(hosted, host) {
+                    let ids =
+                        (0..host.gpulets.len() as u32).map(|index| GpuletId { executor, index });
                     let instance =
                         |gpulet| Instance { gpulet, open: false, state: InstanceState::Waiting };
                     hosted.instances.extend(ids.map(instance));
                 }
+                let opens =
+                    |gpulet: &Gpulet| host.replaces.is_none() && is_wanted_at(hosted, host, gpulet);
+                let open: Vec<bool> = host.gpulets.iter().map(opens).collect();
                 for instance in hosted.instances_in(executor) {
                     instance.open = open[instance.gpulet.index as usize];
                 }
             }
         }
         for index in 0..self.dispatcher.executors.len() {
+            self.change_shares(index);
             self.tell_loads(index);
         }
         for model in self.dispatcher.models.live().to_vec() {
@@ -45,18 +46,15 @@ impl Server {
     /// Has a running executor load what it is to have and was not told yet.
     pub(super) fn tell_loads(&mut self, index: u32) {
         let Some(executor) = self.dispatcher.executors.get_mut(index) else { return };
-        if executor.state != State::Running || executor.retired {
+        if executor.state != State::Running
+            || executor.retired
+            || executor.sharing != Sharing::Settled
+        {
             return;
         }
         for hosted in self.dispatcher.models.iter_mut() {
-            let waits = |it: &Instance| matches!(it.state, InstanceState::Waiting);
-            let mut open = false;
-            let mut waiting = false;
-            for instance in hosted.instances_in(index) {
-                open |= instance.open;
-                waiting |= waits(instance);
-            }
-            if !open || !waiting {
+            let waits = |it: &mut Instance| matches!(it.state, InstanceState::Waiting);
+            if !is_wanted(hosted, executor) || !hosted.instances_in(index).any(waits) {
                 continue;
             }
             for instance in hosted.instances_in(index) {
@@ -68,7 +66,7 @@ impl Server {
         }
     }
 
-    /// Has executors unload models that are open in none of their gpulets, once no batch names them,
+    /// Has executors unload models that are wanted in none of their gpulets, once no batch names them,
     /// and forgets retired models that are nowhere any more.
     pub(super) fn unload_closed(&mut self) {
         let mut nowhere = Vec::new();
@@ -95,9 +93,12 @@ fn unload_from(hosted: &mut Hosted, index: u32, executor: &mut Executor) {
     for instance in hosted.instances_in(index) {
         placed = true;
         // What is being loaded is waited for: the answer must have somebody to go to.
-        if instance.open || matches!(instance.state, InstanceState::Loading) {
+        if matches!(instance.state, InstanceState::Loading) {
             return;
         }
+    }
+    if is_wanted(hosted, executor) {
+        return;
     }
     let of_model = |gpulet: &Gpulet| gpulet.batches().any(|batch| batch.model == hosted.id);
     if !placed || executor.gpulets.iter().any(of_model) {
@@ -109,6 +110,16 @@ fn unload_from(hosted: &mut Hosted, index: u32, executor: &mut Executor) {
         executor.tell(&ToExecutor::Unload { instance: hosted.id }, &[]);
     }
     hosted.instances.retain(|instance| instance.gpulet.executor != index);
+}
+
+/// Whether the config has a model in one of an executor's gpulets.
+fn is_wanted(hosted: &Hosted, executor: &Executor) -> bool {
+    executor.gpulets.iter().any(|gpulet| is_wanted_at(hosted, executor, gpulet))
+}
+
+fn is_wanted_at(hosted: &Hosted, executor: &Executor, gpulet: &Gpulet) -> bool {
+    let models = &gpulet.config.models;
+    !hosted.retired && !executor.retired && models.contains(&hosted.model.name)
 }
 
 /// The models have nothing in an executor that will not come back.

@@ -84,7 +84,7 @@ fn shares_change_when_they_were_prepared() {
     assert!(matches!(executor.hear(), FromExecutor::Started { .. }));
     let instance = executor.load(&replayed());
     let session = executor.map(4096, 1);
-    let mut took_ns = |executor: &mut Executor, gpulet| {
+    let took_ns = |executor: &mut Executor, gpulet| {
         let report = executor.run_on(gpulet, instance, &[(&session, 0, 1)]);
         report.finished_ns - report.started_ns
     };
