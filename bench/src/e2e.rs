@@ -16,7 +16,7 @@ use gpulet_client::{ModelSpec, Options, Request, Session, Submit, Wait};
 use gpulet_torch::OPENMP_SPIN;
 use serde_json::json;
 
-use crate::daemon::{self, Daemon, Gpulet, Place, Spin, answered};
+use crate::daemon::{self, ALWAYS, Daemon, Gpulet, Place, Spin, answered};
 use crate::difference::difference;
 use crate::error::{Doing, Error};
 use crate::input::fill;
@@ -55,6 +55,9 @@ pub struct Arguments {
     /// Poll for answers instead of sleeping
     #[arg(long)]
     busy: bool,
+    /// Have daemon and executors on GPUs never sleep
+    #[arg(long)]
+    always: bool,
     /// The gpulet's share of the CPUs, from which threads and CPUs follow, or of the GPU, in percent
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u8).range(1..=100))]
     share: u8,
@@ -100,7 +103,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let place = Place::new()?;
     let name = place.add(&arguments.model)?;
     let gpulet = arguments.gpulet(&name);
-    let daemon = Daemon::start(&program, &place, None, Spin::Micros(SPIN_US), &gpulet)?;
+    let spin = if arguments.always { ALWAYS } else { Spin::Micros(SPIN_US) };
+    let daemon = Daemon::start(&program, &place, None, spin, &gpulet)?;
     let wait = if arguments.busy { Wait::Spin } else { Wait::Block };
     let mut through = Through::open(&daemon, &name, arguments.rows, wait)?;
     let mut notes = Vec::new();
@@ -141,6 +145,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         "share_pct": arguments.share,
         "mechanism": format!("{:?}", arguments.mechanism).to_lowercase(),
         "busy": arguments.busy,
+        "always": arguments.always,
         "daemon_resident_bytes": resident_bytes,
     });
     // One more in each round is not measured.

@@ -88,7 +88,8 @@ pub struct Start {
     pub thread_count: u32,
     /// The CPUs it may run on; empty: any.
     pub cpus: Vec<u32>,
-    /// How long to poll for the next command before sleeping.
+    /// How long to poll for the next command before sleeping; `u64::MAX`: never sleep, not even while a
+    /// batch is under way.
     pub spin_ns: u64,
 }
 

@@ -122,6 +122,7 @@ impl<E: Engine> Executor<E> {
                 return Ok(());
             }
             let rest = match self.engine.due_ns() {
+                Some(_) if self.spin_ns == u64::MAX => None,
                 Some(due_ns) => nap_ns(now_ns, due_ns, self.wake_ns + MARGIN_NS).map(Some),
                 None => (now_ns.saturating_sub(busy_ns) >= self.spin_ns).then_some(None),
             };

@@ -222,7 +222,7 @@ struct Told {
     terminated: Vec<u32>,
 }
 
-fn needs_cuda(mechanism: &Mechanism) -> bool {
+pub(super) fn needs_cuda(mechanism: &Mechanism) -> bool {
     matches!(mechanism, Mechanism::Mps { .. } | Mechanism::Green { .. })
 }
 

@@ -1,6 +1,6 @@
 //! From the config's gpulets to the executors that host them.
 
-use super::devices::Devices;
+use super::devices::{Devices, needs_cuda};
 use crate::config::{Config, DeviceName, Gpulet, Mechanism, Spin};
 use crate::share::{CpuShare, allowed_cpus, cpu_shares};
 use crate::wire::{Backend, Cuda, GpuletStart, Start};
@@ -51,7 +51,9 @@ pub(super) fn wanted(config: &Config, devices: &Devices) -> Vec<Wanted> {
             thread_count: share.threads,
             cpus: share.cpus,
             spin_ns: match config.spin {
-                Spin::Always => 0,
+                // A CPU's models need the CPU that would be polling.
+                Spin::Always if !needs_cuda(mechanism) => 0,
+                Spin::Always => u64::MAX,
                 Spin::For { ns } => ns,
             },
         };
