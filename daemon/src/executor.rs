@@ -6,30 +6,23 @@
 //! threads may still write to slots, so nothing of its batches is touched), and then *waiting* again
 //! or *gone*.
 
+mod process;
 mod table;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
-use gpulet_abi::doorbell::Doorbell;
-use gpulet_abi::frame;
-use gpulet_abi::region::MappedRing;
-use gpulet_abi::ring::{Consumer, Producer};
 use gpulet_plan::profile::LatencyProfile;
-use gpulet_torch::OPENMP_SPIN;
-use mio::unix::SourceFd;
-use mio::{Interest, Registry, Token};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use mio::{Registry, Token};
+use rustix::process::{Signal, pidfd_send_signal};
 use tracing::{info, warn};
 
 use crate::clock::now_ns;
 use crate::config;
 use crate::gpulet::Gpulet;
-use crate::wire::{
-    BatchCommand, BatchReport, FromExecutor, Link, Start, ToExecutor, receive, send,
-};
+use crate::wire::{BatchCommand, BatchReport, FromExecutor, Start, ToExecutor, receive, send};
+
+use process::Process;
 
 pub use table::{EXECUTORS_MAX, ExecutorSet, Executors, find_program};
 
@@ -83,20 +76,6 @@ pub enum Sharing {
         /// When.
         decided_ns: u64,
     },
-}
-
-/// A running process and the ways to talk to it.
-#[derive(Debug)]
-struct Process {
-    child: Child,
-    /// Readable when the process is gone.
-    pidfd: OwnedFd,
-    control: OwnedFd,
-    commands: Producer<MappedRing, BatchCommand>,
-    reports: Consumer<MappedRing, BatchReport>,
-    command_bell: Doorbell,
-    report_bell: Doorbell,
-    started_ns: u64,
 }
 
 /// The event sources of an executor; each has a token.
@@ -224,48 +203,8 @@ impl Executor {
     /// # Errors
     /// What the kernel says; the message names the program.
     pub fn spawn(&mut self, program: &Path, registry: &Registry, token: Token) -> io::Result<()> {
-        let (near, far) = frame::pair()?;
-        let (link, link_fd) = Link::create()?;
-        let (commands, reports) = link.daemon_ends();
-        let (command_bell, report_bell) = (Doorbell::new()?, Doorbell::new()?);
-        let mut command = Command::new(program);
-        let (variable, value) = OPENMP_SPIN;
-        if std::env::var_os(variable).is_none() {
-            command.env(variable, value);
-        }
-        let environment = self.environment.iter().map(|(name, value)| (name, value));
-        let child = command
-            .envs(environment)
-            .stdin(Stdio::from(far))
-            .stdout(Stdio::null())
-            .env_remove("NOTIFY_SOCKET")
-            .env_remove("WATCHDOG_USEC")
-            .env_remove("WATCHDOG_PID")
-            .spawn()
-            .map_err(|error| {
-                io::Error::new(error.kind(), format!("{}: {error}", program.display()))
-            })?;
-        let pid = Pid::from_child(&child);
-        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-        let register = |fd: i32, source: Source| {
-            let token = Token(token.0 + source as usize);
-            registry.register(&mut SourceFd(&fd), token, Interest::READABLE)
-        };
-        register(near.as_raw_fd(), Source::Control)?;
-        register(report_bell.as_fd().as_raw_fd(), Source::Bell)?;
-        register(pidfd.as_raw_fd(), Source::Exit)?;
-        let message = ToExecutor::Start(Box::new(self.start.clone()));
-        send(&near, &message, &[link_fd.as_fd(), command_bell.as_fd(), report_bell.as_fd()])?;
-        self.process = Some(Process {
-            child,
-            pidfd,
-            control: near,
-            commands,
-            reports,
-            command_bell,
-            report_bell,
-            started_ns: now_ns(),
-        });
+        let with = (registry, token);
+        self.process = Some(Process::start(program, &self.environment, &self.start, with)?);
         self.heard_ns = now_ns();
         self.lost_device = false;
         self.shares_pct = self.wanted_pct();
@@ -378,13 +317,7 @@ impl Executor {
     pub fn reap(&mut self, registry: &Registry, now_ns: u64) -> bool {
         let Some(process) = &mut self.process else { return false };
         let Ok(Some(status)) = process.child.try_wait() else { return false };
-        for fd in [
-            process.control.as_raw_fd(),
-            process.report_bell.as_fd().as_raw_fd(),
-            process.pidfd.as_raw_fd(),
-        ] {
-            let _ = registry.deregister(&mut SourceFd(&fd));
-        }
+        process.deregister(registry);
         self.exit_code = status.code();
         self.doomed_ns = None;
         let lived_ns = now_ns.saturating_sub(process.started_ns);

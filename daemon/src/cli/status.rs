@@ -104,7 +104,7 @@ fn gpulets(state: &Value) -> (Vec<&'static str>, Vec<Vec<String>>) {
             text_of(&gpulet["name"]),
             text_of(&gpulet["mechanism"]),
             text_of(&gpulet["device"]),
-            format!("{} %", count(&gpulet["share_pct"])),
+            share(gpulet),
             text_of(&gpulet["state"]),
             count(&gpulet["models"]),
             count(&gpulet["running"]),
@@ -113,6 +113,16 @@ fn gpulets(state: &Value) -> (Vec<&'static str>, Vec<Vec<String>>) {
         ]
     });
     (header, rows.collect())
+}
+
+/// What it has, and what it is to have if that is something else.
+fn share(gpulet: &Value) -> String {
+    let (share, wanted) = (&gpulet["share_pct"], &gpulet["wanted_pct"]);
+    if wanted.is_number() && wanted != share {
+        format!("{} -> {} %", count(share), count(wanted))
+    } else {
+        format!("{} %", count(share))
+    }
 }
 
 fn executors(state: &Value) -> (Vec<&'static str>, Vec<Vec<String>>) {
@@ -185,8 +195,8 @@ mod tests {
                 "batches": 3, "answers": { "GPULET_OK": 5, "GPULET_DEADLINE_HOPELESS": 7 },
                 "p50_ns": 1_500_000, "p99_ns": 2_000_000 }],
             "gpulets": [{ "name": "cpu0", "executor": "cpu0", "state": "running",
-                "mechanism": "cpu", "device": null, "share_pct": 90, "models": 1, "running": 1,
-                "batches": 3 }],
+                "mechanism": "cpu", "device": null, "share_pct": 90, "wanted_pct": 50,
+                "models": 1, "running": 1, "batches": 3 }],
             "executors": [{ "name": "cpu0", "gpulets": ["cpu0"], "pid": 42, "state": "running",
                 "threads": 2, "cpus": [0, 1], "restarts": 0, "loading": "crepe",
                 "backend": "libtorch" }],
@@ -198,8 +208,8 @@ mod tests {
              models  state  queued  running  batches  ok      p50      p99  other\n\
              digits  ready       2        1        3   5  1.50 ms  2.00 ms  \
              GPULET_DEADLINE_HOPELESS 7\n\n\
-             gpulets  mechanism  device  share  state    models  running  batches  executor\n\
-             cpu0     cpu        -        90 %  running       1        1        3  cpu0\n\n\
+             gpulets  mechanism  device       share  state    models  running  batches  executor\n\
+             cpu0     cpu        -       90 -> 50 %  running       1        1        3  cpu0\n\n\
              executors  pid  state    threads  cpus  restarts  loading  backend\n\
              cpu0        42  running        2   0,1         0  crepe    libtorch\n\n\
              no sessions\n"

@@ -9,11 +9,11 @@
 use gpulet_plan::queue::DeadlineQueue;
 
 use super::Dispatcher;
-use crate::executor::{ExecutorSet, Executors};
+use crate::executor::{Executor, ExecutorSet, Executors};
 use crate::gpulet::Gpulet;
-use crate::models::Hosted;
+use crate::models::{Hosted, Instance};
 use crate::request::{RequestId, Suspicion};
-use crate::session::Sessions;
+use crate::session::{Session, Sessions};
 
 impl Dispatcher {
     /// Executors that are, or are about to be, the place of such a request alone.
@@ -30,12 +30,12 @@ impl Dispatcher {
         for hosted in self.models.iter() {
             let suspicion = front(&hosted.queue, &self.sessions);
             if suspicion != Suspicion::None
-                && let Some(index) = first_host(hosted, &self.executors)
+                && let Some(index) = best_host(hosted, &self.executors)
             {
                 hold(&mut held, &self.executors, index, suspicion);
             }
         }
-        self.suspects = self.sessions.iter().any(crate::session::Session::has_suspects);
+        self.suspects = self.sessions.iter().any(Session::has_suspects);
         held
     }
 
@@ -44,7 +44,7 @@ impl Dispatcher {
         if suspicion == Suspicion::None {
             return !held.contains(executor);
         }
-        let alone = |(index, other): (u32, &crate::executor::Executor)| {
+        let alone = |(index, other): (u32, &Executor)| {
             other.is_idle() || !in_scope(&self.executors, executor, suspicion, index)
         };
         held.contains(executor) && self.executors.iter().all(alone)
@@ -76,16 +76,15 @@ fn front(queue: &DeadlineQueue<RequestId>, sessions: &Sessions) -> Suspicion {
     queue.front().map_or(Suspicion::None, |entry| suspicion_of(sessions, entry.payload))
 }
 
-/// The executor in which a model's suspect is to run.
-fn first_host(hosted: &Hosted, executors: &Executors) -> Option<u32> {
-    let mut instances = hosted.instances.iter();
-    let takes = |index| {
-        let executor: Option<&crate::executor::Executor> = executors.get(index);
-        executor.is_some_and(crate::executor::Executor::takes_batches)
+/// The executor in which a model's suspect is to run: where it is done soonest.
+fn best_host(hosted: &Hosted, executors: &Executors) -> Option<u32> {
+    let rows = hosted.queue.front()?.rows;
+    let takes_batches = |it: &&Instance| {
+        it.open && executors.get(it.gpulet.executor).is_some_and(Executor::takes_batches)
     };
-    let ready =
-        instances.find(|it| it.open && it.profile().is_some() && takes(it.gpulet.executor))?;
-    Some(ready.gpulet.executor)
+    let latency_ns = |it: &Instance| Some((it.profile()?.latency_ns(rows), it.gpulet.executor));
+    let hosts = hosted.instances.iter().filter(takes_batches).filter_map(latency_ns);
+    hosts.min().map(|(_, executor)| executor)
 }
 
 fn hold(held: &mut ExecutorSet, executors: &Executors, index: u32, suspicion: Suspicion) {

@@ -71,7 +71,7 @@ impl Dispatcher {
     }
 
     /// An executor's process is gone: what it reported counts, what it did not report runs again, once
-    /// and alone ([`quarantine`](super::quarantine)).
+    /// and alone.
     pub fn recover(&mut self, index: u32, now_ns: u64) {
         for session in self.sessions.iter_mut() {
             session.mapped.remove(index);

@@ -84,6 +84,7 @@ impl Server {
                         instance.state.retry();
                     }
                 }
+                self.change_shares(index);
                 self.tell_loads(index);
             }
             FromExecutor::StartFailed { error } => {
