@@ -26,7 +26,7 @@ step() {
 
 command -v nvidia-smi >/dev/null && nvidia-smi -L | grep -q GPU || skip "no NVIDIA GPU here"
 torch=${LIBTORCH_DIR:-$(python3 -c 'import torch; print(torch.__path__[0])' 2>/dev/null || true)}
-[ -e "$torch/lib/libtorch_cuda.so" ] || skip "no libtorch for CUDA: set LIBTORCH_DIR to its torch folder"
+[ -e "$torch/lib/libtorch_cuda.so" ] || skip "no libtorch for CUDA: set LIBTORCH_DIR to a torch folder"
 export LIBTORCH_DIR=$torch
 PATH=$bin:$PATH
 
