@@ -50,7 +50,10 @@ fn step(world: &mut World, input: &mut Unstructured<'_>) -> Result<()> {
             world.turn(world.now_ns.saturating_add(delay_ns));
         }
         9 => world.doze(),
-        10 => world.lose_executor(input.int_in_range(0..=1u8)?.into()),
+        10 => {
+            let which = input.int_in_range(0..=2u8)?;
+            world.lose_executor(which.min(1).into(), which == 2);
+        }
         11 => world.honest.submit(&world.ids, world.now_ns, input.int_in_range(1..=9u8)?.into()),
         12 => world.retire(input.int_in_range(0..=7u8)?),
         13 => world.dispatcher.draining = !world.dispatcher.draining,

@@ -1,7 +1,9 @@
 //! What must hold between any two calls of the dispatcher.
 
 use gpulet_daemon::dispatch::Dispatcher;
+use gpulet_daemon::executor::Executor;
 use gpulet_daemon::gpulet::{Batch, Gpulet};
+use gpulet_daemon::request::Suspicion;
 use gpulet_daemon::session::Session;
 use gpulet_daemon::wire::{DEPTH_MAX, EXECUTOR_GPULETS_MAX};
 
@@ -39,8 +41,19 @@ pub(super) fn books(dispatcher: &Dispatcher, honest: &Honest) {
         let max_batch = dispatcher.models.get(batch.model).map(|hosted| hosted.model.max_batch);
         assert!(max_batch.is_some_and(|max_batch| rows <= max_batch), "a batch of too many rows");
     }
+    for (_, executor) in dispatcher.executors.iter() {
+        alone(executor);
+    }
     let session = dispatcher.sessions.get(honest.index);
     assert!(session.is_some_and(|session| !session.is_over()), "the honest session was ended");
+}
+
+/// A request that something died on has its process to itself.
+fn alone(executor: &Executor) {
+    let batches: Vec<&Batch> = executor.gpulets.iter().flat_map(Gpulet::batches).collect();
+    if batches.iter().any(|batch| batch.suspicion != Suspicion::None) {
+        assert_eq!((batches.len(), batches[0].entries.len()), (1, 1));
+    }
 }
 
 fn session_books(session: &Session) {

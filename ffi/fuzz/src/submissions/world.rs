@@ -100,7 +100,7 @@ impl World {
                 far::bury(executor);
                 self.far[index] = None;
                 self.loss_count += 1;
-                self.lose_executor(index as u32);
+                self.lose_executor(index as u32, false);
             }
         }
     }
@@ -140,8 +140,11 @@ impl World {
         check::books(&self.dispatcher, &self.honest);
     }
 
-    /// An executor dies with its batch, and its successor is warm at once.
-    pub fn lose_executor(&mut self, index: u32) {
+    /// An executor dies with its batches, alone or with its device, and the next one is warm at once.
+    pub fn lose_executor(&mut self, index: u32, lost_device: bool) {
+        if let Some(executor) = self.dispatcher.executors.get_mut(index) {
+            executor.lost_device = lost_device;
+        }
         self.dispatcher.recover(index, self.now_ns);
         check::books(&self.dispatcher, &self.honest);
         self.renew(index);
