@@ -42,7 +42,7 @@ pub struct Arguments {
     #[arg(long, value_delimiter = ',', default_value = "1,3,8")]
     rows: Vec<u32>,
     /// Largest error allowed: the largest difference over the largest value of an output
-    #[arg(long, default_value_t = 0.02)]
+    #[arg(long, default_value_t = 0.01)]
     bound: f64,
     /// The gpuletd to start [default: the one beside this program]
     #[arg(long, value_name = "PATH")]
