@@ -32,8 +32,9 @@ except ImportError as error:
 DEFAULT_FOLDERS = (HERE, HERE.parent.parent / "target" / "models")
 KEYS = {"slo_ms": float, "max_batch": int, "warmup_count": int,
         "input": list, "output": list}
+OPTIONS = {"precision": str, "error_max": float}
 TENSOR_KEYS = {"name": str, "dtype": str, "shape": list}
-INPUT_OPTIONS = {"range": list}
+INPUT_OPTIONS = {"range": list, "normalise": dict}
 ROW_COUNTS = (1, 2, 5)
 LEAST_DEVIATION = 1e-3
 LEAST_ACCURACY = 0.97
@@ -59,11 +60,12 @@ def check_keys(table, keys, where, options=None):
 
 
 def read_settings(path):
-    """model.toml's inputs and outputs as Tensors, and its model file's path, None for a builtin."""
+    """model.toml's inputs and outputs as the model sees them, and its model file's path, None for a
+    builtin."""
     with open(path, "rb") as file:
         table = tomllib.load(file)
     source = "builtin" if "builtin" in table else "file"
-    check_keys(table, {source: str, **KEYS}, path.name)
+    check_keys(table, {source: str, **KEYS}, path.name, OPTIONS)
     for key in ("slo_ms", "max_batch", "warmup_count"):
         require(table[key] > 0, f"{path.name}: {key} must be above 0, is {table[key]}")
     kinds = []
@@ -82,6 +84,11 @@ def read_settings(path):
             require(shape[:1] == [-1] and all(type(extent) is int and extent > 0
                                               for extent in shape[1:]),
                     f"{where}: shape must be -1 and then positive extents, is {shape}")
+            if "normalise" in entry:
+                require(entry["dtype"] == "u8" and len(shape) == 4,
+                        f"{where}: normalise must be on u8 of shape [-1, H, W, C]")
+                rows, height, width, channels = shape
+                entry["dtype"], shape = "f32", [rows, channels, height, width]
             tensors.append(Tensor(entry["name"], entry["dtype"], tuple(shape),
                                   tuple(bounds) if "range" in entry else None))
         kinds.append(tuple(tensors))

@@ -11,7 +11,7 @@ use gpulet_torch::{Error, InputKind, Module, Optimised, RANK_MAX, TensorMut, Ten
 
 use super::buffer::BatchBuffer;
 use super::{Backend, Copied, Instance, LoadError, OpenError, RunError, View, check_views};
-use crate::model::{Model, Source, Tensor};
+use crate::model::{Model, Precision, Source, Tensor};
 use crate::store;
 
 /// More than any model that a host's memory holds twice: file and weights.
@@ -66,6 +66,10 @@ impl Backend for Torch {
             Optimised::Optimised => "optimised for inference".to_owned(),
             Optimised::Frozen { reason } => format!("frozen only: {reason}"),
             Optimised::AsLoaded { freeze, .. } => format!("as loaded: {freeze}"),
+        };
+        let form = match model.precision {
+            Precision::Fp32 => form,
+            other => format!("fp32 ({} is for GPUs), {form}", other.word()),
         };
         let inputs = specs_of(model, &model.inputs)?;
         let outputs = specs_of(model, &model.outputs)?;

@@ -57,17 +57,23 @@ impl Setup {
 
     /// A daemon that also has the shipped model `digits`, on the CPU, which needs libtorch.
     pub fn with_digits() -> Setup {
-        let setup = Setup::builtin()
-            .gpulets("[[gpulet]]\nname = \"r0\"\nmechanism = \"cpu\"\nshare_pct = 100\n");
+        Setup::builtin()
+            .gpulets("[[gpulet]]\nname = \"r0\"\nmechanism = \"cpu\"\nshare_pct = 100\n")
+            .digits("digits", "", ("image", "f32", "[-1, 1, 8, 8]"))
+    }
+
+    /// Adds the digits model under another name, with lines of its own before its tensors.
+    pub fn digits(self, name: &str, lines: &str, input: (&str, &str, &str)) -> Setup {
+        let source = format!("file = \"model.pt\"{lines}");
         let digits = Folder {
-            inputs: &[("image", "f32", "[-1, 1, 8, 8]")],
+            inputs: &[input],
             outputs: &[("logits", "f32", "[-1, 10]")],
-            ..Folder::of("file = \"model.pt\"", 32)
+            ..Folder::of(&source, 32)
         };
-        let folder = setup.folder.path().join("models/digits");
+        let folder = self.folder.path().join("models").join(name);
         digits.write(&folder);
         fs::copy(shipped().join("digits/model.pt"), folder.join("model.pt")).unwrap();
-        setup
+        self
     }
 
     /// Adds a line before the first section.
