@@ -50,6 +50,11 @@ fn plans_simulations_and_reasons_from_our_own_file() {
     };
     assert!(run("schedule", &["--json", "plan.json"]).contains("policy packed"));
     assert!(run("plan-check", &["plan.json"]).contains("plan.json: good, with"));
+    let again = run("schedule", &["--running", "plan.json", "--json", "next.json"]);
+    assert!(again.contains("loads 0, unloads 0, resizes 0"), "{again}");
+    fs::write(dir.path().join("more.toml"), problem(6, 900.0)).unwrap();
+    let more = ["schedule", "--problem", "more.toml", "--running", "plan.json"];
+    assert!(said(&ctl(dir.path(), &more)).contains(", unloads 0, "));
     let reasons = run("why", &["quick"]);
     assert!(reasons.starts_with("quick: asked 300.0/s, planned 342.0/s"), "{reasons}");
     let simulated = run("simulate", &["--plan", "plan.json", "--seconds", "20"]);

@@ -10,9 +10,10 @@ use std::time::Instant;
 use fastrand::Rng;
 use gpulet_plan::bound::best_throughput;
 use gpulet_plan::check::check;
+use gpulet_plan::churn::{Changes, Churn, changes};
 use gpulet_plan::demand::HeadRoom;
 use gpulet_plan::problem::Problem;
-use gpulet_plan::search::{Policy, packed::step};
+use gpulet_plan::search::{Policy, packed::replan, packed::step};
 use gpulet_plan::sim::{Arrivals, Settings, Source, simulate};
 
 use support::{SHAPES, problem};
@@ -85,13 +86,13 @@ fn steps() {
     let posed = || problem(&rates, 1024, true);
     let running = Policy::Packed.plan(&posed()).unwrap();
     type Factor = fn(usize) -> f64;
-    let changes: [(&str, Factor); 4] = [
+    let cases: [(&str, Factor); 4] = [
         ("nothing", |_| 1.0),
         ("one model doubles", |at| if at == 3 { 2.0 } else { 1.0 }),
         ("all 10 % up", |_| 1.1),
         ("all 20 % down", |_| 0.8),
     ];
-    for (what, factor) in changes {
+    for (what, factor) in cases {
         let next = raised(posed(), factor);
         let (ms, plan) = timed(|| step(&next, &running).unwrap());
         assert_eq!(check(&next, &plan), []);
@@ -100,6 +101,14 @@ fn steps() {
         let kept = plan.devices.iter().filter(|it| before(it.gpulets.clone())).count();
         let (from, to) = (running.devices.len(), plan.devices.len());
         println!("  {what}: {ms:.2}, {from}, {to}, {anew}, {kept}");
+        let churn = Churn::default();
+        let (ms, plan) = timed(|| replan(&next, &running, &churn).unwrap());
+        let Changes { loads, unloads, resizes } = changes(&running, &plan);
+        let (to, price) = (plan.devices.len(), churn.price(changes(&running, &plan)));
+        println!(
+            "    with a price: {ms:.1} ms, {to} GPUs, loads {loads}, unloads {unloads}, \
+             resizes {resizes}, {price:.2} GPUs' worth"
+        );
     }
 }
 

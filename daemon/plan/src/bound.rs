@@ -71,3 +71,18 @@ pub fn best_throughput(
         .map(|(batch, ms)| f64::from(batch) * 1000.0 / ms)
         .reduce(f64::max)
 }
+
+/// Least part of a device that a request per second of a model takes; infinite for one that no
+/// gpulet can serve.
+#[must_use]
+pub fn least_share(problem: &Problem, model: usize) -> f64 {
+    let mut least = f64::INFINITY;
+    for (device, kind) in problem.devices.iter().enumerate() {
+        for (share, share_pct) in kind.shares_pct.iter().enumerate() {
+            if let Some(throughput) = best_throughput(problem, device, model, share) {
+                least = least.min(f64::from(*share_pct) / 100.0 / throughput);
+            }
+        }
+    }
+    least
+}

@@ -11,7 +11,8 @@
 //!   from the published files, [`native`] from our own.
 //! - [`measured`]: what `gpuletctl profile` measured, as its files have it.
 //! - [`search`]: policies that make a [`plan`]; [`check`] looks at it independently, [`bound`]
-//!   says how few devices could do, [`why`] what binds.
+//!   says how few devices could do, [`why`] what binds, [`churn`] what a change from one plan to
+//!   the next costs.
 //! - [`sim`]: discrete events over the same policy; [`workload`]: what to feed it.
 //!
 //! A dispatcher's turn for one model, with an executor that is free:
@@ -55,6 +56,7 @@
 
 pub mod bound;
 pub mod check;
+pub mod churn;
 pub mod demand;
 pub mod input;
 pub mod interference;

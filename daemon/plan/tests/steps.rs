@@ -4,9 +4,11 @@
 mod support;
 
 use gpulet_plan::check::check;
+use gpulet_plan::churn::{Changes, Churn, changes};
 use gpulet_plan::demand::HeadRoom;
+use gpulet_plan::problem::Problem;
 use gpulet_plan::search::Policy;
-use gpulet_plan::search::packed::step;
+use gpulet_plan::search::packed::{replan, step};
 use proptest::prelude::*;
 
 use support::{SHAPES, problem};
@@ -32,6 +34,73 @@ proptest! {
             running = plan;
         }
     }
+
+    #[test]
+    fn changes_have_a_price(
+        asked in proptest::collection::vec((0..SHAPES.len(), 1.0..300.0_f64), 1..6),
+        factors in proptest::collection::vec(0.3..2.0_f64, 8),
+    ) {
+        let running = Policy::Packed.plan(&problem(&asked, 400, true)).unwrap();
+        let next = raised(problem(&asked, 400, true), &factors);
+        let free = replan(&next, &running, &Churn::FREE).unwrap();
+        prop_assert_eq!(check(&next, &free), []);
+        prop_assert!(free.devices.len() <= Policy::Packed.plan(&next).unwrap().devices.len());
+        let dear = Churn { load: 1e3, unload: 1e3, resize: 1e3 };
+        let held = replan(&next, &running, &dear).unwrap();
+        prop_assert_eq!(check(&next, &held), []);
+        if check(&next, &running).is_empty() {
+            prop_assert_eq!(&held.devices, &running.devices);
+            prop_assert_eq!(changes(&running, &held), Changes::default());
+        }
+        let between = replan(&next, &running, &Churn::default()).unwrap();
+        prop_assert_eq!(check(&next, &between), []);
+        for other in [&free, &held] {
+            let cost = |plan| Churn::default().price(changes(&running, plan));
+            prop_assert!(
+                between.devices.len() as f64 + cost(&between)
+                    <= other.devices.len() as f64 + cost(other) + 1e-9
+            );
+        }
+        prop_assert!(free.devices.len() <= held.devices.len());
+        prop_assert_eq!(held.epoch, running.epoch + 1);
+    }
+}
+
+fn raised(mut posed: Problem, factors: &[f64]) -> Problem {
+    for (model, factor) in posed.models.iter_mut().zip(factors) {
+        model.rate *= factor;
+        model.planned_rate = HeadRoom::PoissonP99.inflate(model.rate);
+    }
+    posed
+}
+
+#[test]
+fn devices_keep_their_numbers() {
+    let asked: Vec<(usize, f64)> = (0..12).map(|at| (at % 6, 200.0)).collect();
+    let running = Policy::Packed.plan(&problem(&asked, 100, true)).unwrap();
+    let next = step(&raised(problem(&asked, 100, true), &[0.2; 12]), &running).unwrap();
+    assert!(next.devices.len() < running.devices.len());
+    let was = |it| running.devices.iter().find(|old| old.device == it).unwrap();
+    assert!(next.devices.iter().all(|it| was(it.device).gpulets.len() >= it.gpulets.len()));
+    assert_eq!(changes(&running, &next).loads, 0);
+}
+
+#[test]
+fn changes_are_counted_where_they_are() {
+    let asked = [(0, 300.0), (3, 200.0), (4, 100.0)];
+    let running = Policy::Packed.plan(&problem(&asked, 100, true)).unwrap();
+    assert_eq!(changes(&running, &running), Changes::default());
+    let instances = |plan: &gpulet_plan::plan::Plan| -> u32 {
+        let gpulets = plan.devices.iter().flat_map(|device| &device.gpulets);
+        gpulets.map(|gpulet| gpulet.instances.len() as u32).sum()
+    };
+    let count = instances(&running);
+    let mut elsewhere = running.clone();
+    elsewhere.devices.iter_mut().for_each(|device| device.device += 50);
+    assert_eq!(changes(&running, &elsewhere), Changes { loads: count, unloads: count, resizes: 0 });
+    let mut resized = running.clone();
+    resized.devices[0].gpulets[0].share_pct -= 10;
+    assert_eq!(changes(&running, &resized), Changes { loads: 0, unloads: 0, resizes: 1 });
 }
 
 #[test]

@@ -6,13 +6,15 @@ use std::time::Instant;
 
 use clap::Args;
 use gpulet_plan::check::check;
+use gpulet_plan::churn::{Changes, Churn, changes};
 use gpulet_plan::plan::Plan;
 use gpulet_plan::problem::Problem;
 use gpulet_plan::published;
 use gpulet_plan::search::Policy;
+use gpulet_plan::search::packed::replan;
 
 use super::published::{Files, write};
-use super::{CtlError, print};
+use super::{CtlError, plan_check, print};
 
 /// Plan which model runs on which gpulet, at which batch and duty cycle
 #[derive(Debug, Args)]
@@ -31,6 +33,39 @@ pub struct Schedule {
     /// Say for each model what it gets and what binds it
     #[arg(long)]
     explain: bool,
+    /// Plan on from this plan, of either kind of file: what changes has a price
+    #[arg(long, value_name = "FILE", conflicts_with = "policy")]
+    running: Option<PathBuf>,
+    #[command(flatten)]
+    prices: Prices,
+}
+
+/// What changes cost beside GPUs.
+#[derive(Debug, Clone, Copy, Args)]
+struct Prices {
+    /// Price of a model that is loaded, in GPUs
+    #[arg(long, value_name = "GPUS", default_value_t = Churn::default().load)]
+    #[arg(requires = "running", value_parser = price)]
+    load_price: f64,
+    /// Price of a model that is unloaded, in GPUs
+    #[arg(long, value_name = "GPUS", default_value_t = Churn::default().unload)]
+    #[arg(requires = "running", value_parser = price)]
+    unload_price: f64,
+    /// Price of a gpulet that changes its share, in GPUs
+    #[arg(long, value_name = "GPUS", default_value_t = Churn::default().resize)]
+    #[arg(requires = "running", value_parser = price)]
+    resize_price: f64,
+}
+
+impl Prices {
+    fn churn(self) -> Churn {
+        Churn { load: self.load_price, unload: self.unload_price, resize: self.resize_price }
+    }
+}
+
+fn price(text: &str) -> Result<f64, String> {
+    let price = text.parse::<f64>().ok().filter(|it| (0.0..=1e6).contains(it));
+    price.ok_or_else(|| "must be a number 0 to 1000000".to_owned())
 }
 
 /// A policy by its name.
@@ -42,8 +77,15 @@ pub(super) fn policy(name: &str) -> Result<Policy, String> {
 impl Schedule {
     pub(super) fn run(&self) -> Result<(), CtlError> {
         let problem = self.files.problem()?;
+        let running = match &self.running {
+            Some(path) => Some(plan_check::load(path, &problem)?),
+            None => None,
+        };
         let begun = Instant::now();
-        let planned = self.policy.plan(&problem);
+        let planned = match &running {
+            Some(running) => replan(&problem, running, &self.prices.churn()),
+            None => self.policy.plan(&problem),
+        };
         let took_ms = begun.elapsed().as_secs_f64() * 1e3;
         let plan = match planned {
             Ok(plan) => plan,
@@ -53,13 +95,17 @@ impl Schedule {
             }
         };
         let violations = check(&problem, &plan);
-        assert!(violations.is_empty(), "{}: {violations:?}", self.policy.name());
+        assert!(violations.is_empty(), "{}: {violations:?}", plan.policy);
         write(&self.output, &published::placements(&problem, &plan))?;
         if let Some(path) = &self.json {
             let text = serde_json::to_string_pretty(&plan).map_err(std::io::Error::from);
             write(path, &(text.map_err(CtlError::Output)? + "\n"))?;
         }
         let mut text = shown(&plan);
+        if let Some(running) = &running {
+            let Changes { loads, unloads, resizes } = changes(running, &plan);
+            let _ = writeln!(text, "loads {loads}, unloads {unloads}, resizes {resizes}");
+        }
         if self.explain {
             text += &explained(&problem, &plan);
         }

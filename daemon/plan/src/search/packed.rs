@@ -9,11 +9,13 @@
 mod exhaustive;
 mod fill;
 mod ledger;
+mod replan;
 mod round;
 mod step;
 mod tables;
 
 pub use self::exhaustive::exhaustive;
+pub use self::replan::replan;
 pub use self::step::step;
 
 use fastrand::Rng;

@@ -6,20 +6,31 @@ use super::round::{Style, round};
 use super::tables::Tables;
 use super::{MARGIN, filled};
 use crate::bound;
+use crate::churn::aligned;
 use crate::plan::{Filled, Plan, Slot};
 use crate::problem::Problem;
 use crate::search::Infeasible;
 
 /// A plan for `problem` that keeps what runs: gpulets stay where they are, missing rates go to
 /// larger batches, then to what is left of devices in use, then to further devices; devices that
-/// others can make up for are given back.
+/// others can make up for are given back. Devices keep their numbers.
 ///
 /// # Errors
 /// What is in the way.
 pub fn step(problem: &Problem, running: &Plan) -> Result<Plan, Infeasible> {
     let bound = bound::fluid(problem);
     Infeasible::look(problem, bound)?;
-    let mut ledger = Ledger::new(problem, kept(problem, running));
+    let plan = step_from(problem, kept(problem, running), bound)?;
+    Ok(Plan { epoch: running.epoch + 1, ..aligned(problem, running, plan) })
+}
+
+/// The same from devices as they are, numbered anew.
+pub(super) fn step_from(
+    problem: &Problem,
+    stays: Vec<Filled>,
+    bound: f64,
+) -> Result<Plan, Infeasible> {
+    let mut ledger = Ledger::new(problem, stays);
     ledger.vacate();
     raise_batches(&mut ledger);
     let missing: Vec<f64> = missing(&ledger);
@@ -35,9 +46,7 @@ pub fn step(problem: &Problem, running: &Plan) -> Result<Plan, Infeasible> {
         use_rest(problem, &tables, &mut ledger, &mut left);
         add_devices(problem, &tables, &mut ledger, &left, bound)?;
     }
-    let mut plan = Plan::assemble(problem, "packed", &ledger.filled, bound);
-    plan.epoch = running.epoch + 1;
-    Ok(plan)
+    Ok(Plan::assemble(problem, "packed", &ledger.filled, bound))
 }
 
 fn missing(ledger: &Ledger<'_>) -> Vec<f64> {
@@ -46,7 +55,7 @@ fn missing(ledger: &Ledger<'_>) -> Vec<f64> {
 }
 
 /// What of a running plan still means something. Devices keep their order.
-fn kept(problem: &Problem, running: &Plan) -> Vec<Filled> {
+pub(super) fn kept(problem: &Problem, running: &Plan) -> Vec<Filled> {
     let mut devices = Vec::new();
     for device in &running.devices {
         let Some(kind) = problem.devices.iter().position(|it| it.name == device.kind) else {
