@@ -54,6 +54,9 @@ pub enum ToExecutor {
         instance: u32,
         /// What it is.
         model: Box<Model>,
+        /// Answer as soon as batches of any size can run, however: they get faster while others run,
+        /// and a `Remeasured` says when. Otherwise it is as fast as it will be when it is answered.
+        soon: bool,
     },
     /// No command names this instance any more.
     Unload {
@@ -167,8 +170,10 @@ pub enum FromExecutor {
         /// Such as "libtorch 1.13.0, 1 thread".
         backend: String,
     },
-    /// A load goes on. Said at its start and, while it goes on, before every step that may take
+    /// A load goes on, or what is made of a model later: for shares that are prepared, or because it
+    /// was loaded `soon`. Said at its start and, while it goes on, before every step that may take
     /// long: an executor that says nothing for too long hangs, and the model it named is to blame.
+    /// Ends with `Loaded`, `LoadFailed` or `Remeasured`.
     Loading {
         /// As in `Load`.
         instance: u32,
@@ -200,10 +205,13 @@ pub enum FromExecutor {
         /// What is missing and where it was looked for.
         error: String,
     },
-    /// What a model's batches take on the shares that are being prepared.
+    /// What a model's batches take, on the shares that are being prepared, or from now on on those
+    /// that are: then it was loaded `soon`, and is ready now.
     Remeasured {
         /// As in `Load`.
         instance: u32,
+        /// Those that it was measured on, one a gpulet.
+        shares_pct: Vec<u8>,
         /// As in `Loaded`.
         points: Vec<Vec<ProfilePoint>>,
     },
@@ -288,7 +296,8 @@ mod tests {
         let (near, far) = frame::pair().unwrap();
         let point = |rows| ProfilePoint { rows, p50_ns: 987_654_321, p99_ns: 987_654_321 };
         let points = vec![(1_000..1_064).map(point).collect(); EXECUTOR_GPULETS_MAX];
-        let message = FromExecutor::Remeasured { instance: u32::MAX, points };
+        let shares_pct = vec![100; EXECUTOR_GPULETS_MAX];
+        let message = FromExecutor::Remeasured { instance: u32::MAX, shares_pct, points };
         send(&near, &message, &[]).unwrap();
         let (received, _): (FromExecutor, _) = receive(&far).unwrap().unwrap();
         assert_eq!(received, message);

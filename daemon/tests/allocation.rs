@@ -75,7 +75,8 @@ impl Bed {
             .map(|index| GpuletId { executor, index })
             .map(|gpulet| Instance { gpulet, open: true, state: InstanceState::Loading })
             .collect();
-        let load = ToExecutor::Load { instance: echo, model: Box::new(hosted.model.clone()) };
+        let load =
+            ToExecutor::Load { instance: echo, model: Box::new(hosted.model.clone()), soon: false };
         let executor = dispatcher.executors.get_mut(executor).unwrap();
         executor.tell(&load, &[]);
         match hear(executor) {

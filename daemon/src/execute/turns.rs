@@ -240,7 +240,7 @@ impl<E: Engine> Executor<E> {
                 self.engine.unmap(region);
                 Ok(())
             }
-            ToExecutor::Load { instance, model } => {
+            ToExecutor::Load { instance, model, soon: _ } => {
                 self.loader.load(instance, model);
                 Ok(())
             }
@@ -289,7 +289,7 @@ impl<E: Engine> Executor<E> {
             let shares_pct = self.preparing.clone().unwrap_or_default();
             let said = match preparation {
                 Preparation::Remeasured { instance, points } => {
-                    FromExecutor::Remeasured { instance, points }
+                    FromExecutor::Remeasured { instance, shares_pct, points }
                 }
                 Preparation::Ready => {
                     self.prepared = self.preparing.take();

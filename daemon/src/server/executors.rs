@@ -118,8 +118,9 @@ impl Server {
                 error!(executor = name, error, "the device faulted");
                 self.lose_device_of(index);
             }
-            FromExecutor::Remeasured { instance, points } => {
-                self.note_remeasured(index, instance, &points);
+            FromExecutor::Remeasured { instance, shares_pct, points } => {
+                executor.loading.take_if(|loading| *loading == instance);
+                self.note_remeasured(index, instance, &shares_pct, &points);
             }
             FromExecutor::Prepared { shares_pct } => self.switch_shares(index, shares_pct),
             FromExecutor::PrepareFailed { shares_pct, error } => {

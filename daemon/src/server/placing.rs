@@ -62,7 +62,9 @@ impl Server {
             }
             executor.heard_ns = now_ns();
             let model = Box::new(hosted.model.clone());
-            executor.tell(&ToExecutor::Load { instance: hosted.id, model }, &[]);
+            // At the daemon's start nobody asks yet; a successor is to be as fast as who it replaces.
+            let soon = self.settled && executor.replaces.is_none();
+            executor.tell(&ToExecutor::Load { instance: hosted.id, model, soon }, &[]);
         }
     }
 

@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 use super::Server;
 use crate::clock::now_ns;
 use crate::executor::{Executor, Sharing, State};
-use crate::models::{Instance, InstanceState};
+use crate::models::{Hosted, Instance, InstanceState};
 use crate::wire::ToExecutor;
 
 impl Server {
@@ -37,18 +37,26 @@ impl Server {
         executor.tell(&ToExecutor::Prepare { shares_pct }, &[]);
     }
 
-    /// What a model will take on the shares that are being prepared.
-    pub(super) fn note_remeasured(&mut self, index: u32, model: u32, points: &[Vec<ProfilePoint>]) {
-        let Some(hosted) = self.dispatcher.models.get(model) else { return };
+    /// What a model's batches take from now on, or on the shares that are being prepared.
+    pub(super) fn note_remeasured(
+        &mut self,
+        index: u32,
+        model: u32,
+        shares_pct: &[u8],
+        points: &[Vec<ProfilePoint>],
+    ) {
+        let Some(hosted) = self.dispatcher.models.get_mut(model) else { return };
         let Some(executor) = self.dispatcher.executors.get_mut(index) else { return };
         let profile = |points: &Vec<ProfilePoint>| LatencyProfile::new(&hosted.model.name, points);
         let profiles: Result<Vec<_>, _> = points.iter().map(profile).collect();
+        let prepares = matches!(&executor.sharing, Sharing::Preparing(them) if them == shares_pct);
         match profiles {
-            Ok(profiles)
-                if profiles.len() == executor.gpulets.len()
-                    && matches!(executor.sharing, Sharing::Preparing(_)) =>
-            {
-                executor.remeasured.push((model, profiles));
+            Ok(profiles) if profiles.len() != executor.gpulets.len() => {
+                break_off(executor, "profiles of other gpulets");
+            }
+            Ok(profiles) if prepares => executor.remeasured.push((model, profiles)),
+            Ok(profiles) if executor.shares_pct == shares_pct => {
+                renew_profiles(hosted, index, profiles);
             }
             _ => break_off(executor, "profiles that cannot be"),
         }
@@ -84,11 +92,7 @@ impl Server {
         executor.shares_pct = shares_pct;
         for (model, profiles) in std::mem::take(&mut executor.remeasured) {
             let Some(hosted) = self.dispatcher.models.get_mut(model) else { continue };
-            for (instance, profile) in hosted.instances_in(index).zip(profiles) {
-                if let InstanceState::Ready(current) = &mut instance.state {
-                    **current = profile;
-                }
-            }
+            renew_profiles(hosted, index, profiles);
         }
         self.settle_shares(index);
     }
@@ -111,6 +115,15 @@ impl Server {
         }
         self.change_shares(index);
         self.tell_loads(index);
+    }
+}
+
+/// From now on a model's batches take so long on an executor's gpulets.
+fn renew_profiles(hosted: &mut Hosted, index: u32, profiles: Vec<LatencyProfile>) {
+    for (instance, profile) in hosted.instances_in(index).zip(profiles) {
+        if let InstanceState::Ready(current) = &mut instance.state {
+            **current = profile;
+        }
     }
 }
 

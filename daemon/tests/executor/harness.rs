@@ -120,7 +120,11 @@ impl Executor {
     /// Loads a model that must load; its instance.
     pub fn load(&mut self, model: &Model) -> u32 {
         let name = self.name();
-        self.tell(&ToExecutor::Load { instance: name, model: Box::new(model.clone()) });
+        self.tell(&ToExecutor::Load {
+            instance: name,
+            model: Box::new(model.clone()),
+            soon: false,
+        });
         match self.hear() {
             FromExecutor::Loaded { instance, points, .. } => {
                 assert_eq!(instance, name);
@@ -138,7 +142,7 @@ impl Executor {
     /// Loads a model that must not load; why.
     pub fn load_error(&mut self, model: &Model) -> String {
         let instance = self.name();
-        self.tell(&ToExecutor::Load { instance, model: Box::new(model.clone()) });
+        self.tell(&ToExecutor::Load { instance, model: Box::new(model.clone()), soon: false });
         match self.hear() {
             FromExecutor::LoadFailed { instance: failed, error } if failed == instance => error,
             other => panic!("{other:?}"),

@@ -23,7 +23,7 @@ fn an_executor_goes_when_its_daemon_hangs_up() {
     let mut loading = Executor::builtin();
     let model = echo(Dtype::F32, &[1 << 18]);
     let instance = loading.name();
-    loading.tell(&ToExecutor::Load { instance, model: Box::new(model) });
+    loading.tell(&ToExecutor::Load { instance, model: Box::new(model), soon: false });
     assert_eq!(loading.hang_up().code(), Some(0));
 }
 
@@ -44,7 +44,7 @@ fn a_polling_executor_answers_and_loads() {
 fn a_load_says_how_far_it_is() {
     let mut executor = Executor::builtin();
     let (model, instance) = (echo(Dtype::F32, &[1]), executor.name());
-    executor.tell(&ToExecutor::Load { instance, model: Box::new(model) });
+    executor.tell(&ToExecutor::Load { instance, model: Box::new(model), soon: false });
     let mut steps = Vec::new();
     loop {
         match executor.hear_step() {
@@ -127,7 +127,7 @@ fn an_unloaded_model_that_is_still_loading_is_answered_once() {
     let mut executor = Executor::builtin();
     let (slow, quick) = (echo(Dtype::F32, &[1 << 20]), echo(Dtype::F32, &[1]));
     let dropped = executor.name();
-    executor.tell(&ToExecutor::Load { instance: dropped, model: Box::new(slow) });
+    executor.tell(&ToExecutor::Load { instance: dropped, model: Box::new(slow), soon: false });
     executor.tell(&ToExecutor::Unload { instance: dropped });
     match executor.hear() {
         FromExecutor::LoadFailed { instance, error } => {

@@ -90,8 +90,10 @@ fn shares_change_when_they_were_prepared() {
     };
     let shares_pct = vec![75, 25];
     executor.tell(&ToExecutor::Prepare { shares_pct: shares_pct.clone() });
-    let FromExecutor::Remeasured { instance: of, points } = executor.hear() else { panic!() };
-    assert_eq!((of, points.len()), (instance, 2));
+    let FromExecutor::Remeasured { instance: of, shares_pct: on, points } = executor.hear() else {
+        panic!()
+    };
+    assert_eq!((of, &on, points.len()), (instance, &shares_pct, 2));
     assert_eq!((points[0][0].p50_ns, points[1][0].p50_ns), (666_666, 6_000_000));
     let prepared = FromExecutor::Prepared { shares_pct: shares_pct.clone() };
     assert_eq!(executor.hear(), prepared);

@@ -308,7 +308,11 @@ fn a_loaded_model_runs_while_another_loads_and_the_daemon_may_go() {
     let body = "y = x\n    for i in range(1000000000000):\n        y = y + 1\n    return y";
     let slow = bench.script("x: Tensor) -> Tensor", body, one(Dtype::F32, 1), one(Dtype::F32, 1));
     let loading = bench.executor.name();
-    bench.executor.tell(&ToExecutor::Load { instance: loading, model: Box::new(slow) });
+    bench.executor.tell(&ToExecutor::Load {
+        instance: loading,
+        model: Box::new(slow),
+        soon: false,
+    });
     let session = bench.executor.map(4096, 1);
     session.put(0, &quick, 1, 0, &floats(&[41.0]));
     let report = bench.executor.run(instance, &[(&session, 0, 1)]);
