@@ -23,7 +23,7 @@ const char gtorch_cuda_marker[] =
     "\nlibtorch=" GTORCH_LIBTORCH "\n";
 
 // The Rust twin in src/cuda/sys.rs asserts the same.
-static_assert(sizeof(gtorch_precision) == 16);
+static_assert(sizeof(gtorch_precision) == 12);
 
 struct gtorch_graph {
   at::cuda::CUDAGraph graph;

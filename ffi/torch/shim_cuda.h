@@ -20,14 +20,13 @@ extern "C" {
 #endif
 
 /* Raised by one whenever anything in this header changes its meaning. */
-#define GTORCH_CUDA_ABI 1
+#define GTORCH_CUDA_ABI 2
 
 /* How a forward computes. */
 typedef struct gtorch_precision {
   int32_t dtype;         /* GTORCH_F32, GTORCH_F16 or GTORCH_BF16: what floating weights become */
   int32_t tf32;          /* 1: f32 products may round their operands to TF32 */
   int32_t channels_last; /* 1: images and their filters are kept with channels innermost */
-  int32_t search;        /* 1: cuDNN times its algorithms at each new shape and takes the fastest */
 } gtorch_precision;
 
 typedef struct gtorch_graph gtorch_graph;

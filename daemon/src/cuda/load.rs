@@ -161,7 +161,6 @@ fn precision_of(precision: model::Precision) -> Precision {
         tf32: precision == model::Precision::Tf32,
         // Tensor cores take halves with channels innermost; singles gain nothing from it.
         channels_last: dtype != Dtype::F32,
-        search: true,
     }
 }
 

@@ -38,7 +38,8 @@ inline void set_maths(const gtorch_precision &precision) {
   context.setAllowTF32CuDNN(precision.tf32 != 0);
   context.setAllowTF32CuBLAS(precision.tf32 != 0);
 #endif
-  context.setBenchmarkCuDNN(precision.search != 0);
+  // Timing every algorithm at every shape took seconds a model and found none that was faster.
+  context.setBenchmarkCuDNN(false);
 }
 
 struct DeviceTensors {

@@ -7,6 +7,7 @@
 #include "../shim_cuda.h"
 
 #include <torch/csrc/jit/ir/constants.h>
+#include <torch/csrc/jit/passes/dead_code_elimination.h>
 
 namespace gtorch {
 
@@ -27,6 +28,7 @@ class Place {
     auto *function = torch::jit::tryToGraphFunction(module.get_method("forward").function());
     if (function == nullptr) refuse(GTORCH_BAD_ARCHIVE, "forward is not TorchScript");
     rewrite(function->graph()->block());
+    torch::jit::EliminateDeadCode(function->graph());
     return new gtorch_module{std::move(module), from.signature};
   }
 
@@ -43,6 +45,7 @@ class Place {
   void rewrite(torch::jit::Block *block) const {
     for (auto *step : block->nodes()) {
       for (torch::jit::Block *inner : step->blocks()) rewrite(inner);
+      if (step->kind() == torch::jit::aten::_convolution) ask_context(step);
       if (step->kind() != torch::jit::prim::Constant || step->mustBeNone()) continue;
       const std::optional<IValue> value = torch::jit::toIValue(step->output());
       if (!value) continue;
@@ -54,6 +57,20 @@ class Place {
         replace(step, IValue(moved_all(value->toTensorList())));
       }
     }
+  }
+
+  // Tracing wrote down what the exporting process allowed a convolution: TF32, almost always. That
+  // is for whoever runs the model to say, as set_maths does.
+  template <typename Step>
+  static void ask_context(Step *traced) {
+    constexpr size_t settings_begin = 9;  // benchmark, deterministic, cudnn_enabled, allow_tf32
+    torch::jit::WithInsertPoint before(traced);
+    torch::jit::Graph *graph = traced->owningGraph();
+    auto *asks = graph->insertNode(graph->create(torch::jit::aten::convolution));
+    for (size_t index = 0; index < settings_begin; ++index) asks->addInput(traced->input(index));
+    asks->copyMetadata(traced);
+    asks->output()->copyMetadata(traced->output());
+    traced->output()->replaceAllUsesWith(asks->output());
   }
 
   c10::List<Tensor> moved_all(const c10::List<Tensor> &tensors) const {

@@ -22,8 +22,6 @@ pub struct Precision {
     pub tf32: bool,
     /// Images and their filters are kept with channels innermost.
     pub channels_last: bool,
-    /// cuDNN times its algorithms at each new shape, and takes the fastest.
-    pub search: bool,
 }
 
 impl Precision {
@@ -32,7 +30,6 @@ impl Precision {
             dtype: self.dtype as i32,
             tf32: self.tf32.into(),
             channels_last: self.channels_last.into(),
-            search: self.search.into(),
         }
     }
 }

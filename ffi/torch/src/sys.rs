@@ -127,7 +127,7 @@ functions! { Functions {
 } }
 
 /// `GTORCH_CUDA_ABI`.
-pub const CUDA_ABI: i32 = 1;
+pub const CUDA_ABI: i32 = 2;
 
 /// `gtorch_precision`.
 #[repr(C)]
@@ -136,10 +136,9 @@ pub struct Precision {
     pub dtype: i32,
     pub tf32: i32,
     pub channels_last: i32,
-    pub search: i32,
 }
 
-const _: () = assert!(size_of::<Precision>() == 16);
+const _: () = assert!(size_of::<Precision>() == 12);
 
 /// `gtorch_graph`: never looked into.
 #[repr(C)]
