@@ -90,7 +90,7 @@ pub fn changes(running: &Plan, next: &Plan) -> Changes {
     sum
 }
 
-/// What changes on one device, gpulets paired where they have most in common.
+/// What changes on one device, gpulets paired where they share most.
 fn between(old: &[&PlannedGpulet], new: &[&PlannedGpulet]) -> Changes {
     let mut pairs: Vec<(usize, usize, usize)> = Vec::new();
     for (from, before) in old.iter().enumerate() {
