@@ -127,7 +127,7 @@ fn interference_is_fitted() {
     fs::write(dir.path().join("m.json"), format!("[{}]", meetings.join(","))).unwrap();
     let fitted = said(&ctl(dir.path(), &["fit", "m.json"]));
     let read: serde_json::Value = serde_json::from_str(&fitted).unwrap();
-    let sensitivity = |model: &str| read["models"][model]["sensitivity"].as_f64().unwrap();
+    let sensitivity = |model: &str| read["models"][model]["sensitivity_many"].as_f64().unwrap();
     assert!(sensitivity("a") > sensitivity("b"), "{fitted}");
     fs::write(
         dir.path().join("m.json"),

@@ -6,8 +6,11 @@
 //! its neighbours. Models that take turns on one gpulet do not disturb each other.
 
 mod additive;
+mod fitting;
+mod judge;
 
 pub use self::additive::{Additive, Meeting, Temper, Tempers};
+pub use self::judge::{Errors, Predictor, held_out};
 
 use crate::input::InputError;
 
@@ -131,22 +134,9 @@ impl LinearConstants {
     /// # Errors
     /// A model without utilisations, or too few different meetings to tell weights apart.
     pub fn fit(meetings: &[Meeting], utilisations: &Utilisations) -> Result<Self, InputError> {
-        let scaled = |(model, batch, share_pct): &(String, u32, u32)| {
-            let (l2, dram) = utilisations.of(model)?.at(*batch);
-            let share = f64::from(*share_pct) / 100.0;
-            Ok::<_, InputError>((l2 * share, dram * share))
-        };
         let mut normal = [[0.0; 6]; 5];
         for meeting in meetings {
-            let own = scaled(&meeting.sufferer)?;
-            let mut other = (0.0, 0.0);
-            for neighbour in &meeting.neighbours {
-                let next = scaled(neighbour)?;
-                if next.0 + next.1 > other.0 + other.1 {
-                    other = next;
-                }
-            }
-            let row = [own.0, other.0, own.1, other.1, 1.0];
+            let row = Self::row(meeting, utilisations)?;
             for (sums, at) in normal.iter_mut().zip(row) {
                 sums.iter_mut().zip(row).for_each(|(sum, it)| *sum += at * it);
                 sums[5] += at * meeting.factor;
@@ -158,6 +148,38 @@ impl LinearConstants {
                 InputError::whole(&utilisations.file, "meetings", rule)
             })?;
         Ok(Self { own_l2, other_l2, own_dram, other_dram, constant })
+    }
+
+    /// Predicted factor of a meeting.
+    ///
+    /// # Errors
+    /// A model without utilisations.
+    pub fn predicted(
+        &self,
+        meeting: &Meeting,
+        utilisations: &Utilisations,
+    ) -> Result<f64, InputError> {
+        let weights = [self.own_l2, self.other_l2, self.own_dram, self.other_dram, self.constant];
+        let row = Self::row(meeting, utilisations)?;
+        Ok(weights.iter().zip(row).map(|(weight, it)| weight * it).sum::<f64>().max(1.0))
+    }
+
+    /// What the weights are put on.
+    fn row(meeting: &Meeting, utilisations: &Utilisations) -> Result<[f64; 5], InputError> {
+        let scaled = |(model, batch, share_pct): &(String, u32, u32)| {
+            let (l2, dram) = utilisations.of(model)?.at(*batch);
+            let share = f64::from(*share_pct) / 100.0;
+            Ok::<_, InputError>((l2 * share, dram * share))
+        };
+        let own = scaled(&meeting.sufferer)?;
+        let mut other = (0.0, 0.0);
+        for neighbour in &meeting.neighbours {
+            let next = scaled(neighbour)?;
+            if next.0 + next.1 > other.0 + other.1 {
+                other = next;
+            }
+        }
+        Ok([own.0, other.0, own.1, other.1, 1.0])
     }
 }
 

@@ -225,7 +225,8 @@ fn device_type(
             let found = tempers.models.get(&model.name).copied();
             found.ok_or_else(|| InputError::whole(file, &model.name, rule))
         };
-        Box::new(Additive::new(models.iter().map(of_model).collect::<Result<_, _>>()?))
+        let of_models = models.iter().map(of_model).collect::<Result<_, _>>()?;
+        Box::new(Additive::new(tempers.share_power, of_models))
     };
     Ok(DeviceType {
         name: device.name.clone(),

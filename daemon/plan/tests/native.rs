@@ -36,7 +36,7 @@ fn document() -> Document {
         slo_ms,
         memory_mb: 900,
     };
-    let temper = |pressure: f64| Temper { pressure, sensitivity: 0.3, half_batch: 2.0 };
+    let temper = |pressure: f64| Temper { pressure, sensitivity_one: 0.4, sensitivity_many: 0.25 };
     Document {
         latency_ratio: 1.0,
         models_per_gpulet_max: 8,
@@ -46,6 +46,7 @@ fn document() -> Document {
         model: vec![asked("small", 3000.0, 40.0), asked("large", 900.0, 100.0)],
         profile: profiles,
         interference: Some(Tempers {
+            share_power: 0.8,
             models: [("small".into(), temper(0.3)), ("large".into(), temper(1.0))].into(),
         }),
     }

@@ -1,9 +1,11 @@
 //! Our model: pressures add up, over any number of neighbours.
 //!
 //! `factor = 1 + sensitivity x (sum of the neighbours' pressures) x residual`. A pressure is in
-//! parts of what the most demanding neighbour on a whole device would emit, and grows with the
-//! share and, up to a half-way batch, with the batch; a sensitivity is the slow-down under a pressure
-//! of 1. What completions say beyond that is learnt as a residual for each model.
+//! parts of what the most demanding neighbour on a whole device would emit. It grows with a power
+//! of the share, and hardly with the batch: a model that is kept busy reads and writes as fast as
+//! its multiprocessors let it, whatever it is busy with. A sensitivity is the slow-down under a
+//! pressure of 1, and falls with the batch: what is waited for between kernels is waited for once
+//! a batch. What completions say beyond that is learnt as a residual for each model.
 
 use std::collections::BTreeMap;
 
@@ -24,20 +26,33 @@ const RESIDUAL_MAX: f64 = 4.0;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Temper {
-    /// Emitted at share 100 % and large batches; 0 to 1.
+    /// Emitted at share 100 %; 0 to 1.
     pub pressure: f64,
-    /// Slow-down under a pressure of 1; at least 0.
-    pub sensitivity: f64,
-    /// Batch at which half of the pressure is emitted; at least 0.
-    pub half_batch: f64,
+    /// Slow-down of a single row under a pressure of 1; at least 0.
+    pub sensitivity_one: f64,
+    /// Slow-down of large batches under a pressure of 1; at least 0.
+    pub sensitivity_many: f64,
 }
 
 /// A file with what models do to each other.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tempers {
+    /// Power of its share with which a gpulet's pressure grows; above 0, at most 4.
+    #[serde(default = "linear")]
+    pub share_power: f64,
     /// Of each model by name.
     pub models: BTreeMap<String, Temper>,
+}
+
+fn linear() -> f64 {
+    1.0
+}
+
+impl Default for Tempers {
+    fn default() -> Self {
+        Self { share_power: linear(), models: BTreeMap::new() }
+    }
 }
 
 /// Batches beside each other, as measured. A model with its batch and its share in percent.
@@ -53,21 +68,28 @@ pub struct Meeting {
 }
 
 impl Temper {
-    fn emitted(&self, batch: u32, share_pct: u32) -> f64 {
-        let batch = f64::from(batch);
-        self.pressure * f64::from(share_pct) / 100.0 * batch / (batch + self.half_batch)
+    /// Slow-down of a batch under a pressure of 1.
+    #[must_use]
+    pub fn sensitivity(&self, batch: u32) -> f64 {
+        let part = 1.0 / f64::from(batch.max(1));
+        self.sensitivity_many + (self.sensitivity_one - self.sensitivity_many) * part
     }
 
     /// The first rule that is broken.
     fn wrong(&self) -> Option<String> {
         let fields = [
             ("pressure", self.pressure, 1.0),
-            ("sensitivity", self.sensitivity, 100.0),
-            ("half_batch", self.half_batch, 1e6),
+            ("sensitivity_one", self.sensitivity_one, 100.0),
+            ("sensitivity_many", self.sensitivity_many, 100.0),
         ];
         let broken = fields.into_iter().find(|&(_, value, most)| !(0.0..=most).contains(&value));
         broken.map(|(name, value, most)| format!("{name} must be 0 to {most}, is {value}"))
     }
+}
+
+/// What a share does to a pressure.
+pub(super) fn reach(share_pct: u32, power: f64) -> f64 {
+    (f64::from(share_pct) / 100.0).powf(power)
 }
 
 impl Tempers {
@@ -79,6 +101,10 @@ impl Tempers {
         if self.models.len() > MODELS_MAX {
             let count = self.models.len();
             return Err(format!("models: must be at most {MODELS_MAX}, are {count}"));
+        }
+        if !(self.share_power > 0.0 && self.share_power <= 4.0) {
+            let power = self.share_power;
+            return Err(format!("share_power: must be above 0 and at most 4, is {power}"));
         }
         for (name, temper) in &self.models {
             if let Some(rule) = temper.wrong() {
@@ -92,102 +118,33 @@ impl Tempers {
     #[must_use]
     pub fn predicted(&self, meeting: &Meeting) -> Option<f64> {
         let mut pressure = 0.0;
-        for (model, batch, share_pct) in &meeting.neighbours {
-            pressure += self.models.get(model)?.emitted(*batch, *share_pct);
+        for (model, _, share_pct) in &meeting.neighbours {
+            pressure += self.models.get(model)?.pressure * reach(*share_pct, self.share_power);
         }
-        Some(1.0 + self.models.get(&meeting.sufferer.0)?.sensitivity * pressure)
-    }
-
-    /// Fits pressures and sensitivities to meetings, in turns: with the pressures fixed each
-    /// sensitivity is a least-squares ratio, and the other way about.
-    #[must_use]
-    pub fn fit(meetings: &[Meeting]) -> Self {
-        let start = Temper { pressure: 0.5, sensitivity: 0.3, half_batch: 2.0 };
-        let mut fitted = Self::default();
-        for meeting in meetings {
-            let names = meeting.neighbours.iter().chain([&meeting.sufferer]);
-            fitted.models.extend(names.map(|(name, ..)| (name.clone(), start)));
-        }
-        for _ in 0..60 {
-            fitted.fit_sensitivities(meetings);
-            fitted.fit_pressures(meetings);
-        }
-        fitted.normalise();
-        fitted.fit_sensitivities(meetings);
-        fitted
-    }
-
-    fn fit_sensitivities(&mut self, meetings: &[Meeting]) {
-        let mut sums: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
-        for meeting in meetings {
-            let emitted = |it: &(String, u32, u32)| {
-                self.models.get(&it.0).map_or(0.0, |temper| temper.emitted(it.1, it.2))
-            };
-            let pressure: f64 = meeting.neighbours.iter().map(emitted).sum();
-            let sum = sums.entry(&meeting.sufferer.0).or_default();
-            sum.0 += pressure * (meeting.factor - 1.0);
-            sum.1 += pressure * pressure;
-        }
-        for (name, (top, bottom)) in sums {
-            if let Some(temper) = self.models.get_mut(name).filter(|_| bottom > 1e-12) {
-                temper.sensitivity = (top / bottom).clamp(0.0, 100.0);
-            }
-        }
-    }
-
-    /// One model after the other, against what the other neighbours leave unexplained.
-    fn fit_pressures(&mut self, meetings: &[Meeting]) {
-        let names: Vec<String> = self.models.keys().cloned().collect();
-        for name in names {
-            let (mut top, mut bottom) = (0.0, 0.0);
-            for meeting in meetings.iter().filter(|it| it.neighbours.iter().any(|n| n.0 == name)) {
-                let Some(sufferer) = self.models.get(&meeting.sufferer.0) else { continue };
-                let (mut unit, mut rest) = (0.0, 0.0);
-                for (neighbour, batch, share_pct) in &meeting.neighbours {
-                    let Some(temper) = self.models.get(neighbour) else { continue };
-                    if *neighbour == name {
-                        unit += Temper { pressure: 1.0, ..*temper }.emitted(*batch, *share_pct);
-                    } else {
-                        rest += temper.emitted(*batch, *share_pct);
-                    }
-                }
-                let effect = sufferer.sensitivity * unit;
-                top += effect * (meeting.factor - 1.0 - sufferer.sensitivity * rest);
-                bottom += effect * effect;
-            }
-            if let Some(temper) = self.models.get_mut(&name).filter(|_| bottom > 1e-12) {
-                temper.pressure = (top / bottom).max(0.0);
-            }
-        }
-    }
-
-    /// Only products matter: the highest pressure becomes 1.
-    fn normalise(&mut self) {
-        let most = self.models.values().map(|temper| temper.pressure).fold(0.0, f64::max);
-        if most > 0.0 {
-            self.models.values_mut().for_each(|temper| temper.pressure /= most);
-        }
+        let (model, batch, _) = &meeting.sufferer;
+        Some(1.0 + self.models.get(model)?.sensitivity(*batch) * pressure)
     }
 }
 
 /// The model for a problem: tempers in the order of its models, and what was learnt since.
 #[derive(Debug, Clone)]
 pub struct Additive {
+    share_power: f64,
     tempers: Vec<Temper>,
     residuals: Vec<f64>,
 }
 
 impl Additive {
-    /// Nothing learnt yet.
+    /// Nothing learnt yet; tempers in the order of the problem's models.
     #[must_use]
-    pub fn new(tempers: Vec<Temper>) -> Self {
+    pub fn new(share_power: f64, tempers: Vec<Temper>) -> Self {
         let residuals = vec![1.0; tempers.len()];
-        Self { tempers, residuals }
+        Self { share_power, tempers, residuals }
     }
 
     /// Learns from a batch that took `factor` times as long as alone under `pressure`.
     pub fn observe(&mut self, sufferer: Running, pressure: f64, factor: f64) {
-        let expected = self.tempers[sufferer.model].sensitivity * pressure;
+        let expected = self.tempers[sufferer.model].sensitivity(sufferer.batch) * pressure;
         if expected > 1e-3 && factor.is_finite() {
             let ratio = ((factor - 1.0).max(0.0) / expected).min(RESIDUAL_MAX);
             let residual = &mut self.residuals[sufferer.model];
@@ -199,7 +156,7 @@ impl Additive {
 
 impl Interference for Additive {
     fn pressure(&self, emitter: Running) -> f64 {
-        self.tempers[emitter.model].emitted(emitter.batch, emitter.share_pct)
+        self.tempers[emitter.model].pressure * reach(emitter.share_pct, self.share_power)
     }
 
     fn join(&self, pressure: f64, other: f64) -> f64 {
@@ -207,7 +164,7 @@ impl Interference for Additive {
     }
 
     fn factor(&self, sufferer: Running, pressure: f64) -> f64 {
-        let sensitivity = self.tempers[sufferer.model].sensitivity;
+        let sensitivity = self.tempers[sufferer.model].sensitivity(sufferer.batch);
         1.0 + sensitivity * pressure * self.residuals[sufferer.model]
     }
 }
@@ -217,46 +174,20 @@ mod tests {
     use super::*;
 
     fn tempers() -> Tempers {
-        let temper =
-            |pressure: f64, sensitivity: f64| Temper { pressure, sensitivity, half_batch: 2.0 };
+        let temper = |pressure: f64, sensitivity_one: f64| Temper {
+            pressure,
+            sensitivity_one,
+            sensitivity_many: sensitivity_one / 2.0,
+        };
         let models = [("calm", temper(0.2, 0.5)), ("loud", temper(1.0, 0.1))];
-        Tempers { models: models.into_iter().map(|(name, it)| (name.into(), it)).collect() }
-    }
-
-    fn meetings(of: &Tempers) -> Vec<Meeting> {
-        let mut meetings = Vec::new();
-        let names = ["calm", "loud"];
-        for sufferer in names {
-            for one in names {
-                for two in names {
-                    for batch in [1, 8, 32] {
-                        let neighbours = vec![(one.into(), batch, 40), (two.into(), 8, 20)];
-                        let sufferer = (sufferer.into(), 8, 40);
-                        let mut meeting = Meeting { sufferer, neighbours, factor: 1.0 };
-                        meeting.factor = of.predicted(&meeting).unwrap();
-                        meetings.push(meeting);
-                    }
-                }
-            }
-        }
-        meetings
-    }
-
-    #[test]
-    fn what_was_made_by_the_model_is_found_again() {
-        let meetings = meetings(&tempers());
-        let fitted = Tempers::fit(&meetings);
-        assert_eq!(fitted.check(), Ok(()));
-        for meeting in &meetings {
-            let found = fitted.predicted(meeting).unwrap();
-            assert!((found - meeting.factor).abs() < 0.01, "{found} {meeting:?}");
-        }
+        let models = models.into_iter().map(|(name, it)| (name.into(), it)).collect();
+        Tempers { share_power: 0.8, models }
     }
 
     #[test]
     fn neighbours_add_up_and_completions_teach() {
         let all: Vec<Temper> = tempers().models.values().copied().collect();
-        let mut model = Additive::new(all);
+        let mut model = Additive::new(0.8, all);
         let calm = Running { model: 0, batch: 8, share_pct: 40 };
         let loud = Running { model: 1, batch: 8, share_pct: 40 };
         let pressure = model.pressure(loud);
@@ -271,9 +202,19 @@ mod tests {
     #[test]
     fn nonsense_is_told() {
         let mut wrong = tempers();
-        wrong
-            .models
-            .insert("odd".into(), Temper { pressure: 2.0, sensitivity: 0.0, half_batch: 0.0 });
+        let odd = Temper { pressure: 2.0, sensitivity_one: 0.0, sensitivity_many: 0.0 };
+        wrong.models.insert("odd".into(), odd);
         assert_eq!(wrong.check(), Err("models.odd.pressure must be 0 to 1, is 2".into()));
+        let rule = "share_power: must be above 0 and at most 4, is 0";
+        assert_eq!(Tempers { share_power: 0.0, ..tempers() }.check(), Err(rule.into()));
+    }
+
+    #[test]
+    fn single_rows_suffer_otherwise_than_batches() {
+        let it = Temper { pressure: 1.0, sensitivity_one: 0.4, sensitivity_many: 0.2 };
+        assert_eq!(
+            [1, 2, 1000].map(|rows| (it.sensitivity(rows) * 1e3).round()),
+            [400.0, 300.0, 200.0]
+        );
     }
 }

@@ -1,7 +1,11 @@
 //! What gpulets of one device do to each other, as `gpuletctl profile --interference` measures it:
 //! every measurement by itself, so that a model can be fitted on some and tested on the others.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+
+use crate::interference::{Meeting, UtilisationCurve, Utilisations};
 
 use super::{FORMAT, MeasuredError, Stamp};
 
@@ -158,5 +162,78 @@ impl MeasuredBeside {
             FORMAT => Ok(()),
             format => Err(MeasuredError::Format { format }),
         }
+    }
+}
+
+impl Member {
+    /// Name of the model, as files of profiles have it: with the precision, unless it is fp32.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self.precision.as_str() {
+            "fp32" => self.model.clone(),
+            precision => format!("{}.{precision}", self.model),
+        }
+    }
+}
+
+impl MeasuredBeside {
+    /// What every member of every set suffered, set by set; `None` where the size of the device
+    /// is not known.
+    #[must_use]
+    pub fn meetings(&self) -> Option<Vec<Vec<Meeting>>> {
+        let all = self.stamp.sm_count.filter(|&count| count > 0)?;
+        let beside = |it: &SetMember| {
+            let share_pct = (it.sm_count * 100) / all.clamp(1, 100);
+            (it.member.name(), it.member.rows, share_pct)
+        };
+        let meeting = |set: &SetRun, at: usize| Meeting {
+            sufferer: beside(&set.members[at]),
+            neighbours: (0..set.members.len())
+                .filter(|&other| other != at)
+                .map(|other| beside(&set.members[other]))
+                .collect(),
+            factor: set.members[at].slowdown,
+        };
+        let meetings = |set: &SetRun| (0..set.members.len()).map(|at| meeting(set, at)).collect();
+        Some(self.sets.iter().map(meetings).collect())
+    }
+
+    /// What the published linear model takes: of each memory the part of its bandwidth that a
+    /// model takes away from the kernels that press on it, whichever it takes most from.
+    #[must_use]
+    pub fn utilisations(&self, file: &str) -> Utilisations {
+        let mut taken: BTreeMap<String, BTreeMap<u32, (f64, f64)>> = BTreeMap::new();
+        for pressed in &self.pressed {
+            let of_kernel = self.pressures.iter().find(|it| it.kernel == pressed.kernel);
+            let Some(alone) = of_kernel.filter(|it| it.bytes_per_s > 0.0) else { continue };
+            let part = (1.0 - pressed.bytes_per_s / alone.bytes_per_s).clamp(0.0, 1.0);
+            let of_model = taken.entry(pressed.member.name()).or_default();
+            let (l2, dram) = of_model.entry(pressed.member.rows).or_default();
+            match pressed.kernel.memory {
+                PressedMemory::L2 => *l2 = l2.max(part),
+                PressedMemory::Dram => *dram = dram.max(part),
+            }
+        }
+        let curve = |points: BTreeMap<u32, (f64, f64)>| {
+            let points = points.into_iter().map(|(rows, (l2, dram))| (rows, l2, dram));
+            UtilisationCurve::new(points.collect()).ok()
+        };
+        let curves = taken.into_iter().filter_map(|(name, it)| Some((name, curve(it)?)));
+        Utilisations { file: file.to_owned(), curves: curves.collect() }
+    }
+
+    /// How far measurements of the same lie apart: of each two equal members of a set, on equal
+    /// gpulets, the relative difference of what they suffered.
+    #[must_use]
+    pub fn repeats(&self) -> Vec<f64> {
+        let mut apart = Vec::new();
+        for set in &self.sets {
+            for (at, one) in set.members.iter().enumerate() {
+                let same = |it: &&SetMember| it.member == one.member && it.sm_count == one.sm_count;
+                let twins = set.members[at + 1..].iter().filter(same);
+                apart.extend(twins.map(|two| (two.slowdown / one.slowdown - 1.0).abs()));
+            }
+        }
+        apart
     }
 }
