@@ -26,7 +26,8 @@ use process::Process;
 
 pub use table::{EXECUTORS_MAX, ExecutorSet, Executors, find_program};
 
-/// An executor that dies sooner than this after its start was not well, and its successor waits.
+/// An executor that dies sooner than this after its start, and before a batch of it went well, was not
+/// well, and its successor waits.
 const HEALTHY_NS: u64 = 10_000_000_000;
 const BACKOFF_MIN_NS: u64 = 100_000_000;
 const BACKOFF_MAX_NS: u64 = 10_000_000_000;
@@ -130,6 +131,8 @@ pub struct Executor {
     pub suspect: Option<u32>,
     /// Its device was lost under this process, which is being ended.
     pub lost_device: bool,
+    /// A batch of this process went well.
+    pub served: bool,
     /// When it last said something, or was told to do what it must answer.
     pub heard_ns: u64,
     process: Option<Process>,
@@ -159,6 +162,7 @@ impl Executor {
             loading: None,
             suspect: None,
             lost_device: false,
+            served: false,
             heard_ns: 0,
             process: None,
             backoff_ns: 0,
@@ -207,6 +211,7 @@ impl Executor {
         self.process = Some(Process::start(program, &self.environment, &self.start, with)?);
         self.heard_ns = now_ns();
         self.lost_device = false;
+        self.served = false;
         self.shares_pct = self.wanted_pct();
         self.sharing = Sharing::Settled;
         self.refused_pct = None;
@@ -327,7 +332,8 @@ impl Executor {
             self.state = State::Gone;
             return true;
         }
-        self.backoff_ns = if lived_ns >= HEALTHY_NS || self.backoff_ns == 0 {
+        let was_well = self.served || lived_ns >= HEALTHY_NS;
+        self.backoff_ns = if was_well || self.backoff_ns == 0 {
             BACKOFF_MIN_NS
         } else {
             (2 * self.backoff_ns).min(BACKOFF_MAX_NS)

@@ -65,6 +65,9 @@ impl Dispatcher {
             session.finish(slot, status, timing, now_ns);
         }
         let rows = batch.rows;
+        if let Some(executor) = self.executors.get_mut(index) {
+            executor.served |= ran;
+        }
         if ran && let Some(profile) = hosted.instance_mut(from).and_then(|it| it.profile_mut()) {
             profile.observe(rows, ran_ns);
         }

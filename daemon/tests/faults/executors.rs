@@ -135,6 +135,35 @@ fn an_idle_executor_that_is_killed_is_replaced_before_it_is_missed() {
     echo_once(&mut session, echo.model, 1, 1);
 }
 
+/// Whoever served and dies is replaced at once, however often; whoever only dies is kept waiting.
+#[test]
+fn only_executors_that_die_before_they_served_are_kept_waiting() {
+    let waits = |daemon: &Daemon| -> Vec<bool> {
+        let log = daemon.log();
+        let lost = log.lines().filter(|line| line.contains("executor lost"));
+        lost.map(|line| !line.contains(" wait_ns=0")).collect()
+    };
+    let daemon = Setup::builtin().start();
+    let mut session = daemon.session();
+    let echo = open(&mut session, "echo");
+    let kill = |round: usize| {
+        let pid = daemon.executor_pid("r0");
+        signal(pid, Signal::KILL);
+        daemon.wait_for("it is replaced", |state| {
+            state
+                .executor_pid("r0")
+                .filter(|other| *other != pid && restarts(&daemon) > round as u64)
+        });
+    };
+    for round in 0..3 {
+        echo_once(&mut session, echo, 1, round as u64);
+        kill(round);
+    }
+    assert_eq!(waits(&daemon), [false; 3]);
+    kill(3);
+    assert_eq!(waits(&daemon), [false, false, false, true]);
+}
+
 /// Requests wait for a restart rather than be told that the model is loading.
 #[test]
 fn requests_wait_while_their_executor_starts_again() {
