@@ -3,6 +3,7 @@
 //! Each model is asked through a daemon at every share and number of rows given, with random inputs
 //! and with outputs that hold garbage before; and by the libtorch shim of this process, on the CPU.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -15,10 +16,14 @@ use gpulet_daemon::backend::{Backend, Instance, View};
 use gpulet_daemon::limits::{Limits, SLOT_BYTES_HARD_MAX};
 use gpulet_daemon::model::{self, Model, Precision};
 use gpulet_kernels::{Part, gather_image};
+use serde_json::json;
 
-use crate::daemon::{self, Daemon, Gpulet, Held, Place, Spin, answered};
+use crate::daemon::{self, Daemon, answered};
 use crate::difference::difference;
 use crate::error::Error;
+use crate::place::{Place, name_of};
+use crate::report::{Figures, Host, Report};
+use crate::settings::{Gpulet, Held, Settings};
 
 const ANSWER_NS_MAX: u64 = 120_000_000_000;
 const GARBAGE: u8 = 0xa5;
@@ -28,12 +33,9 @@ pub struct Arguments {
     /// Folders of models, each with its model.toml
     #[arg(required = true)]
     models: Vec<PathBuf>,
-    /// How the gpulet holds its share
-    #[arg(long, value_enum, default_value_t = Held::Green)]
-    mechanism: Held,
-    /// Where the MPS that is running has its pipes; without, the daemon starts its own
-    #[arg(long, value_name = "DIR")]
-    mps: Option<PathBuf>,
+    /// How the gpulet holds its share; several in turn
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "green")]
+    mechanism: Vec<Held>,
     /// Shares of the GPU in percent
     #[arg(long, value_delimiter = ',', default_value = "100,25")]
     #[arg(value_parser = clap::value_parser!(u8).range(1..=100))]
@@ -47,6 +49,9 @@ pub struct Arguments {
     /// The gpuletd to start [default: the one beside this program]
     #[arg(long, value_name = "PATH")]
     daemon: Option<PathBuf>,
+    /// Write JSON to this file as well ("-": to standard output, instead of the table)
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 /// Runs the comparison and prints a line for each model, share and number of rows.
@@ -55,9 +60,11 @@ pub struct Arguments {
 /// The first failure; and any answer that is off by more than the bound.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let program = daemon::program(arguments.daemon.as_deref())?;
-    let place = Place::new()?;
+    let (host, place) = (Host::look(), Place::new()?);
+    // No more rows than are asked for: each size of batch is warmed up.
+    let rows_most = arguments.rows.iter().copied().max();
     for folder in &arguments.models {
-        place.add(folder)?;
+        place.add_as(&name_of(folder)?, folder, rows_most.filter(|it| *it > 0))?;
     }
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
     let torch = Torch::open(None, None, threads)
@@ -67,31 +74,63 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
         .iter()
         .map(|folder| Expected::of(folder, &torch, &arguments.rows))
         .collect::<Result<_, _>>()?;
-    let mut wrong = Vec::new();
-    println!("{:<20} {:>6} {:>5}  error (bound {})", "model", "share", "rows", arguments.bound);
-    for &share_pct in &arguments.shares {
-        let gpulet = Gpulet::Gpu {
-            mechanism: arguments.mechanism.word(),
-            count: 1,
-            share_pct,
-            model: None,
-            mps: arguments.mps.clone(),
-        };
-        let daemon = Daemon::start(&program, &place, None, Spin::Micros(20), &gpulet)?;
-        for expected in &expected {
-            for Case { rows, inputs, outputs } in &expected.cases {
-                let given = ask(&daemon, &expected.model.name, *rows, inputs)?;
-                let error = difference(&dtypes_of(&expected.model), outputs, &given);
-                let name = &expected.model.name;
-                println!("{name:<20} {share_pct:>5}% {rows:>5}  {error:.1e}");
-                if error.is_nan() || error > arguments.bound {
-                    wrong.push(format!("{name} at {share_pct} %, {rows} rows: {error:.1e}"));
-                }
+    let mut compared = Vec::new();
+    for &held in &arguments.mechanism {
+        for &share_pct in &arguments.shares {
+            let settings = Settings::of(vec![Gpulet::of(held, share_pct)]);
+            let daemon = Daemon::start(&program, &place, None, &settings)?;
+            for expected in &expected {
+                compared.extend(compare(&daemon, expected, held, share_pct)?);
             }
+            daemon.stop()?;
         }
-        daemon.stop()?;
     }
+    // A NaN is larger than any bound.
+    let worst = |error: f64, it: &Compared| if it.error <= error { error } else { it.error };
+    let mut figures = Figures::default();
+    let error_max = compared.iter().fold(0.0, worst);
+    figures.add("error_max", if error_max.is_nan() { f64::MAX } else { error_max });
+    figures.add("answers", compared.len() as f64);
+    let is_wrong = |it: &&Compared| it.error.is_nan() || it.error > arguments.bound;
+    let wrong: Vec<String> = compared.iter().filter(is_wrong).map(ToString::to_string).collect();
+    let notes = compared.iter().map(ToString::to_string).collect();
+    let settings = json!({"bound": arguments.bound});
+    let report = Report { figures, notes, ..Report::new("answers", host, settings) };
+    report.publish(arguments.json.as_deref())?;
     if wrong.is_empty() { Ok(()) } else { Err(Error::failed("answers", wrong.join("; "))) }
+}
+
+/// What a GPU answered, against the CPU.
+struct Compared {
+    model: String,
+    held: Held,
+    share_pct: u8,
+    rows: u32,
+    error: f64,
+}
+
+impl fmt::Display for Compared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Compared { model, held, share_pct, rows, error } = self;
+        write!(f, "{model:<20} {:>5} {share_pct:>3} % {rows:>3} rows  {error:.1e}", held.word())
+    }
+}
+
+/// Asks a daemon for everything that the CPU was asked.
+fn compare(
+    daemon: &Daemon,
+    expected: &Expected,
+    held: Held,
+    share_pct: u8,
+) -> Result<Vec<Compared>, Error> {
+    let Expected { model, cases } = expected;
+    let dtypes = dtypes_of(model);
+    let one = |Case { rows, inputs, outputs }: &Case| {
+        let given = ask(daemon, &model.name, *rows, inputs)?;
+        let error = difference(&dtypes, outputs, &given);
+        Ok(Compared { model: model.name.clone(), held, share_pct, rows: *rows, error })
+    };
+    cases.iter().map(one).collect()
 }
 
 /// A model, and what the CPU answers.

@@ -12,7 +12,7 @@ use crate::input::fill;
 use crate::stats::{Recorder, Round};
 
 /// A deadline that no batch misses: admission is not what is measured.
-const ANSWER_NS_MAX: u64 = 120_000_000_000;
+pub const ANSWER_NS_MAX: u64 = 120_000_000_000;
 /// One look at whether the rate has settled: longer than loading a model takes.
 const SETTLING: Duration = Duration::from_secs(4);
 const SETTLING_MAX: u32 = 15;
@@ -33,7 +33,7 @@ impl Load {
     pub fn open(daemon: &Daemon, name: &str, rows: u32, in_flight: u32) -> Result<Load, Error> {
         let spec = daemon.model(&mut daemon.session(Options::default())?, name)?;
         let layout = gpulet_abi::tensor::SlotLayout::of_spec(&spec, rows)
-            .ok_or_else(|| Error::failed("coexist", "so many rows have no layout"))?;
+            .ok_or_else(|| Error::failed("load", "so many rows have no layout"))?;
         let mut session = daemon.session(Options {
             wait: Wait::Spin,
             slot_bytes: layout.bytes(),
@@ -74,18 +74,16 @@ impl Load {
             }
             last = rate;
         }
-        Err(Error::failed("coexist", "the rate does not settle"))
+        Err(Error::failed("load", "the rate does not settle"))
     }
 
-    /// Sends one more; its answer's `user_data` is the time now.
+    /// Sends one more; `user_data` comes back with its answer.
     ///
     /// # Errors
     /// Those of the session.
-    pub fn submit(&mut self) -> Result<(), Error> {
+    pub fn submit(&mut self, user_data: u64) -> Result<(), Error> {
         let request = self.session.claim(self.spec.model, self.rows)?;
-        let now_ns = now_ns();
-        let deadline_ns = now_ns + ANSWER_NS_MAX;
-        let user_data = now_ns;
+        let deadline_ns = now_ns() + ANSWER_NS_MAX;
         Ok(self.session.submit(request, Submit { deadline_ns, user_data, ..Submit::default() })?)
     }
 
@@ -98,7 +96,7 @@ impl Load {
         let begin_ns = now_ns();
         let end_ns = begin_ns + duration.as_nanos() as u64;
         for _ in 0..self.in_flight {
-            self.submit()?;
+            self.submit(now_ns())?;
         }
         let mut flying = self.in_flight;
         let mut answers = [Completion::zeroed(); 16];
@@ -106,13 +104,13 @@ impl Load {
             let count = self.session.reap(&mut answers)?;
             for answer in &answers[..count] {
                 answered(answer.status)?;
-                let now_ns = now_ns();
+                let answered_ns = now_ns();
                 self.session
                     .release(Request { slot: answer.slot, generation: answer.generation })?;
                 flying -= 1;
-                if now_ns < end_ns {
-                    recorder.add(Duration::from_nanos(now_ns - answer.user_data), 1);
-                    self.submit()?;
+                if answered_ns < end_ns {
+                    recorder.add(Duration::from_nanos(answered_ns - answer.user_data), 1);
+                    self.submit(now_ns())?;
                     flying += 1;
                 }
             }

@@ -1,37 +1,23 @@
 //! `gpulet-bench coexist`: several gpulets of one GPU, all busy all the time.
 //!
-//! One client keeps as many requests in flight as keep every gpulet busy, each a whole batch, and
-//! sends the next as soon as one is answered: the rate is the most that the gpulets give together,
-//! and the latency that of a batch with all the others running.
+//! One client for each GPU keeps as many requests in flight as keep every gpulet busy, each a whole
+//! batch, and sends the next as soon as one is answered: the rate is the most that the gpulets give
+//! together, and the latency that of a batch with all the others running.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::json;
 
 use crate::closed::Load;
-use crate::daemon::{self, Daemon, Gpulet, Held, Place, Spin};
 use crate::error::Error;
-use crate::report::{Host, Report};
-use crate::stats::Summary;
-
-const SPIN_US: u32 = 20;
+use crate::report::{Figures, Host, Report};
+use crate::scene::{Copies, Given};
+use crate::stats::{Round, Summary};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Folder of a model, with its model.toml
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
-    /// How the gpulets hold their shares
-    #[arg(long, value_enum)]
-    mechanism: Held,
-    /// Where the MPS that is running has its pipes; without, the daemon starts its own
-    #[arg(long, value_name = "DIR")]
-    mps: Option<PathBuf>,
-    /// Gpulets, of equal shares of the whole GPU
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=32))]
-    gpulets: u32,
+    #[command(flatten)]
+    scene: Given,
     /// Rows of each request, which is a batch
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     rows: u32,
@@ -44,12 +30,6 @@ pub struct Arguments {
     /// Seconds of each round
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// The gpuletd to start [default: the one beside this program]
-    #[arg(long, value_name = "PATH")]
-    daemon: Option<PathBuf>,
-    /// Write JSON to this file as well ("-": to standard output, instead of the table)
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
 }
 
 /// Runs the bench and prints its report.
@@ -57,47 +37,61 @@ pub struct Arguments {
 /// # Errors
 /// The first that it had.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
-    let program = daemon::program(arguments.daemon.as_deref())?;
+    let Arguments { scene: given, rows, depth, rounds, seconds } = arguments;
     let host = Host::look();
-    let place = Place::new()?;
-    let name = place.add_with_batch(&arguments.model, arguments.rows)?;
-    let mechanism = arguments.mechanism.word();
-    let gpulet = Gpulet::Gpu {
-        mechanism,
-        count: arguments.gpulets,
-        share_pct: u8::try_from(100 / arguments.gpulets).unwrap_or(100),
-        model: Some(name.clone()),
-        mps: arguments.mps.clone(),
-    };
-    let daemon = Daemon::start(&program, &place, None, Spin::Micros(SPIN_US), &gpulet)?;
-    let in_flight = arguments.gpulets * arguments.depth;
-    let mut load = Load::open(&daemon, &name, arguments.rows, in_flight)?;
-    load.settle()?;
-    let mut rounds = Vec::new();
-    for round in 1..=arguments.rounds {
-        eprintln!("round {round} of {}", arguments.rounds);
-        rounds.push(load.round(Duration::from_secs_f64(arguments.seconds))?);
+    let scene = given.scene(Copies::EachDevice, 4, *rows)?;
+    let count = scene.settings.gpulets.len() / scene.models.len();
+    let in_flight = count as u32 * depth;
+    let daemon = scene.start()?;
+    let mut loads = Vec::new();
+    for model in &scene.models {
+        let mut load = Load::open(&daemon, model, *rows, in_flight)?;
+        load.settle()?;
+        loads.push(load);
     }
-    drop(load);
+    let mut all: Vec<Vec<Round>> = vec![Vec::new(); loads.len()];
+    for round in 1..=*rounds {
+        eprintln!("round {round} of {rounds}");
+        let done = together(&mut loads, Duration::from_secs_f64(*seconds))?;
+        all.iter_mut().zip(done).for_each(|(rounds, round)| rounds.push(round));
+    }
+    drop(loads);
     daemon.stop()?;
-    let label = format!("{name}, {} gpulets of mechanism {mechanism}", arguments.gpulets);
-    let summary = Summary::new(label, rounds);
-    let notes = summary.iter().map(|it| {
-        let rows = it.median.per_second * f64::from(arguments.rows);
+    let word = given.mechanism.word();
+    let label = |device| format!("{}, {count} gpulets of GPU {device}, {word}", scene.name);
+    let labels = given.devices.iter().map(label);
+    let contenders: Vec<Summary> =
+        labels.zip(all).filter_map(|(label, rounds)| Summary::new(label, rounds)).collect();
+    let (mut figures, mut notes) = (Figures::default(), Vec::new());
+    let (mut sum, mut worst) = (0.0, 0f64);
+    for it in &contenders {
+        let rate = it.median.per_second * f64::from(*rows);
         let tail = it.median.p99_ns as f64 / it.median.p50_ns.max(1) as f64;
-        format!("{rows:.0} rows/s in batches of {}; p99 is {tail:.2} x p50", arguments.rows)
-    });
-    let settings = json!({
-        "model": name,
-        "mechanism": mechanism,
-        "gpulets": arguments.gpulets,
-        "rows": arguments.rows,
-        "depth": arguments.depth,
-        "rounds": arguments.rounds,
-        "seconds": arguments.seconds,
-    });
-    let notes = notes.collect();
-    let contenders = summary.into_iter().collect();
-    let report = Report { bench: "coexist", host, settings, contenders, ratios: Vec::new(), notes };
-    report.publish(arguments.json.as_deref())
+        notes.push(format!(
+            "{}: {rate:.0} rows/s in batches of {rows}; p99 {tail:.2} x p50",
+            it.name
+        ));
+        (sum, worst) = (sum + rate, worst.max(tail));
+    }
+    figures.add("rows_per_s", sum / contenders.len() as f64);
+    figures.add("rows_per_s_in_all", sum);
+    figures.add("p99_over_p50", worst);
+    let mut settings = given.to_json(&scene);
+    settings["rows"] = (*rows).into();
+    settings["depth"] = (*depth).into();
+    settings["seconds"] = (*seconds).into();
+    let report = Report { contenders, figures, notes, ..Report::new("coexist", host, settings) };
+    report.publish(given.json.as_deref())
+}
+
+/// A round of every load, at the same time.
+fn together(loads: &mut [Load], duration: Duration) -> Result<Vec<Round>, Error> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            loads.iter_mut().map(|load| scope.spawn(move || load.round(duration))).collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+            thread.join().unwrap_or_else(|_| Err(Error::failed("coexist", "a client panicked")))
+        };
+        threads.into_iter().map(join).collect()
+    })
 }

@@ -6,243 +6,20 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use gpulet_client::{Error as ClientError, ModelSpec, Options, Session, Status};
+use gpulet_daemon::cli::control;
 use rustix::process::{Pid, Signal, kill_process};
-use serde::Serialize;
-use tempfile::TempDir;
+use serde_json::Value;
 
 use crate::error::{Doing, Error};
 use crate::far::{kill, leashed, wait};
+use crate::place::Place;
+use crate::settings::Settings;
 
 const START_MAX: Duration = Duration::from_secs(30);
 const LOAD_MAX: Duration = Duration::from_secs(300);
 const STOP_MAX: Duration = Duration::from_secs(15);
 /// Lines of the daemon's log that are shown when it failed.
 const LOG_LINES: usize = 60;
-
-/// How long the daemon polls before it sleeps.
-#[derive(Clone, Copy, Debug, Serialize)]
-#[serde(untagged)]
-pub enum Spin {
-    /// So many microseconds; zero: it sleeps at once.
-    Micros(u32),
-    /// Spelt "always": it never sleeps.
-    Word(&'static str),
-}
-
-/// Never sleep.
-pub const ALWAYS: Spin = Spin::Word("always");
-
-/// How gpulets of a GPU hold their shares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Held {
-    /// Percentages of the GPU's MPS.
-    Mps,
-    /// Green contexts of the GPU.
-    Green,
-}
-
-impl Held {
-    /// As gpuletd.toml has it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Held::Mps => "mps",
-            Held::Green => "green",
-        }
-    }
-}
-
-/// What runs the models.
-#[derive(Clone, Debug)]
-pub enum Gpulet {
-    /// Nothing has to: built-in null models are answered by the dispatcher.
-    Idle,
-    /// libtorch, on so many percent of the CPUs.
-    Cpu {
-        /// 1 to 100.
-        share_pct: u8,
-        /// The only one that is loaded.
-        model: String,
-    },
-    /// libtorch, on so many percent of the first GPU.
-    Gpu {
-        /// "mps" or "green".
-        mechanism: &'static str,
-        /// How many such gpulets.
-        count: u32,
-        /// Of each, 1 to 100.
-        share_pct: u8,
-        /// The only one that is loaded; all there are, without.
-        model: Option<String>,
-        /// Where the MPS that runs already has its pipes; without, the daemon starts its own.
-        mps: Option<PathBuf>,
-    },
-}
-
-impl Gpulet {
-    /// As gpuletd.toml has them.
-    fn raw<'a>(&'a self, folder: &'a Path) -> Vec<RawGpulet<'a>> {
-        let raw = RawGpulet {
-            name: "gpulet0".to_owned(),
-            mechanism: "replay",
-            share_pct: 1,
-            device: None,
-            profiles: None,
-            models: None,
-        };
-        match self {
-            Gpulet::Idle => vec![RawGpulet { profiles: Some(folder), ..raw }],
-            Gpulet::Cpu { share_pct, model } => vec![RawGpulet {
-                mechanism: "cpu",
-                share_pct: *share_pct,
-                models: Some([model]),
-                ..raw
-            }],
-            Gpulet::Gpu { mechanism, count, share_pct, model, mps: _ } => {
-                let one = |index| RawGpulet {
-                    name: format!("gpulet{index}"),
-                    mechanism,
-                    share_pct: *share_pct,
-                    device: Some(0),
-                    models: model.as_deref().map(|model| [model]),
-                    ..raw.clone()
-                };
-                (0..*count).map(one).collect()
-            }
-        }
-    }
-}
-
-#[derive(Debug, Serialize)]
-struct Config<'a> {
-    socket: &'a Path,
-    models: [&'a Path; 1],
-    spin_us: Spin,
-    limits: Limits,
-    mps: RawMps<'a>,
-    cuda: RawCuda<'a>,
-    gpulet: Vec<RawGpulet<'a>>,
-}
-
-#[derive(Debug, Serialize)]
-struct RawMps<'a> {
-    directory: &'a Path,
-    adopt: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct RawCuda<'a> {
-    kernel_cache: &'a Path,
-}
-
-#[derive(Debug, Serialize)]
-struct Limits {
-    slot_bytes_max: u64,
-    region_bytes_max: u64,
-    region_bytes_total_max: u64,
-}
-
-#[derive(Clone, Debug, Serialize)]
-struct RawGpulet<'a> {
-    name: String,
-    mechanism: &'static str,
-    share_pct: u8,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    device: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    profiles: Option<&'a Path>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    models: Option<[&'a str; 1]>,
-}
-
-/// A folder with a place for models and one for a daemon's socket, config and log.
-#[derive(Debug)]
-pub struct Place {
-    folder: TempDir,
-}
-
-impl Place {
-    /// A fresh one, removed when dropped.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn new() -> Result<Place, Error> {
-        let folder = tempfile::Builder::new().prefix("gpulet-bench-").tempdir();
-        let place = Place { folder: folder.doing("making a temporary folder")? };
-        fs::create_dir(place.models()).doing("making a folder for models")?;
-        Ok(place)
-    }
-
-    fn models(&self) -> PathBuf {
-        self.folder.path().join("models")
-    }
-
-    /// Adds a built-in null model: one input of `payload_bytes` bytes, one output of one byte.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn add_null(&self, name: &str, payload_bytes: u64) -> Result<(), Error> {
-        let folder = self.models().join(name);
-        let text = format!(
-            "builtin = \"null\"\nslo_ms = 1000.0\nmax_batch = 1\nwarmup_count = 1\n\n\
-             [[input]]\nname = \"payload\"\ndtype = \"u8\"\nshape = [-1, {payload_bytes}]\n\n\
-             [[output]]\nname = \"answer\"\ndtype = \"u8\"\nshape = [-1, 1]\n"
-        );
-        fs::create_dir(&folder)
-            .and_then(|()| fs::write(folder.join("model.toml"), text))
-            .doing("writing a null model")
-    }
-
-    /// Adds a built-in model that faults the GPU it runs on.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn add_fault(&self, name: &str) -> Result<(), Error> {
-        let folder = self.models().join(name);
-        let text = "builtin = \"fault\"\nslo_ms = 60000.0\nmax_batch = 1\nwarmup_count = 1\n\n\
-                    [[input]]\nname = \"x\"\ndtype = \"u8\"\nshape = [-1, 1]\n\n\
-                    [[output]]\nname = \"y\"\ndtype = \"u8\"\nshape = [-1, 1]\n";
-        fs::create_dir(&folder)
-            .and_then(|()| fs::write(folder.join("model.toml"), text))
-            .doing("writing a model that faults")
-    }
-
-    /// Adds the model in `folder` with another `max_batch`; it keeps its name.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn add_with_batch(&self, folder: &Path, max_batch: u32) -> Result<String, Error> {
-        let path = folder.join("model.toml");
-        let reading = format!("reading {}", path.display());
-        let text = fs::read_to_string(&path).doing(&reading)?;
-        let mut model: toml::Table =
-            toml::from_str(&text).map_err(|why| Error::failed(reading, why.message()))?;
-        model.insert("max_batch".to_owned(), i64::from(max_batch).into());
-        let file = model.get("file").and_then(|file| file.as_str());
-        let file = file.ok_or_else(|| Error::failed("model", "has no file"))?;
-        let archive = fs::canonicalize(folder.join(file)).doing("finding the archive")?;
-        let archive = archive.to_string_lossy().into_owned();
-        model.insert("file".to_owned(), archive.into());
-        let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or("model").to_owned();
-        let text = toml::to_string(&model).map_err(|why| Error::failed("model", why))?;
-        let folder = self.models().join(&name);
-        fs::create_dir(&folder)
-            .and_then(|()| fs::write(folder.join("model.toml"), text))
-            .doing("writing a model")?;
-        Ok(name)
-    }
-
-    /// Adds the model in `folder`, which keeps its name.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn add(&self, folder: &Path) -> Result<String, Error> {
-        let folder = fs::canonicalize(folder).doing(&format!("model {}", folder.display()))?;
-        let name = folder.file_name().and_then(|name| name.to_str());
-        let name = name.ok_or_else(|| Error::failed("model", "its folder has no name"))?;
-        std::os::unix::fs::symlink(&folder, self.models().join(name)).doing("linking a model")?;
-        Ok(name.to_owned())
-    }
-}
 
 /// The program that is told, else the one beside ours.
 ///
@@ -268,6 +45,7 @@ pub fn program(given: Option<&Path>) -> Result<PathBuf, Error> {
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
+    folder: PathBuf,
     socket: PathBuf,
     log: PathBuf,
 }
@@ -281,48 +59,65 @@ impl Daemon {
         program: &Path,
         place: &Place,
         cpu: Option<u32>,
-        spin: Spin,
-        gpulet: &Gpulet,
+        settings: &Settings,
     ) -> Result<Daemon, Error> {
-        let folder = place.folder.path();
+        let folder = place.folder().to_owned();
         let (socket, log) = (folder.join("gpuletd.sock"), folder.join("gpuletd.log"));
-        let models = place.models();
-        let gpulets = gpulet.raw(folder);
-        let mps = match gpulet {
-            Gpulet::Gpu { mps: Some(directory), .. } => RawMps { directory, adopt: true },
-            // Its own, where it needs one.
-            _ => RawMps { directory: &folder.join("mps"), adopt: false },
-        };
-        let config = Config {
-            socket: &socket,
-            models: [&models],
-            spin_us: spin,
-            limits: Limits {
-                slot_bytes_max: 1 << 30,
-                region_bytes_max: 4 << 30,
-                region_bytes_total_max: 8 << 30,
-            },
-            mps,
-            cuda: RawCuda { kernel_cache: &folder.join("kernels") },
-            gpulet: gpulets,
-        };
-        let text = toml::to_string(&config).map_err(|why| Error::failed("daemon config", why))?;
-        let path = folder.join("gpuletd.toml");
-        fs::write(&path, text).doing("writing the daemon's config")?;
-        let mut command = leashed(cpu, program)?;
+        let config = settings.write(place)?;
         let log_file = File::create(&log).doing("making the daemon's log")?;
-        let child = command
+        let child = leashed(cpu, program)?
             .arg("--config")
-            .arg(&path)
-            .env("RUST_LOG", "warn")
+            .arg(config)
+            .env("GPULET_LOG", "info")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log_file)
             .spawn()
             .doing("starting the daemon")?;
-        let mut daemon = Daemon { child, socket, log };
+        let mut daemon = Daemon { child, folder, socket, log };
         daemon.await_session()?;
         Ok(daemon)
+    }
+
+    /// Has it read config and models again.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn reload(&self) -> Result<(), Error> {
+        kill_process(Pid::from_child(&self.child), Signal::HUP).doing("having the daemon reload")
+    }
+
+    /// What `gpuletctl status` shows.
+    ///
+    /// # Errors
+    /// With the end of its log.
+    pub fn state(&self) -> Result<Value, Error> {
+        control::state(Some(&self.socket)).map_err(|why| self.complaint(&why.to_string()))
+    }
+
+    /// The process of the executor that has a gpulet, while it has one that is no successor.
+    ///
+    /// # Errors
+    /// Those of [`state`](Self::state).
+    pub fn executor_of(&self, gpulet: &str) -> Result<Option<u32>, Error> {
+        let state = self.state()?;
+        let executors = state["executors"].as_array().into_iter().flatten();
+        let has = |it: &&Value| {
+            let mut gpulets = it["gpulets"].as_array().into_iter().flatten();
+            it["state"] == "running" && gpulets.any(|name| name == gpulet)
+        };
+        let pid = executors.filter(has).find_map(|it| it["pid"].as_u64());
+        Ok(pid.and_then(|pid| u32::try_from(pid).ok()))
+    }
+
+    /// Where its log is.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Where it has the pipes of the MPS that it runs for a device.
+    pub fn mps_pipes(&self, device: u32) -> PathBuf {
+        self.folder.join(format!("mps/gpu{device}/pipe"))
     }
 
     fn await_session(&mut self) -> Result<(), Error> {

@@ -1,221 +1,237 @@
-//! `gpulet-bench drill`: a GPU fault under full load, again and again.
+//! `gpulet-bench drill`: what can go wrong with a GPU, under full load, again and again.
 //!
-//! A model is kept busy on every gpulet. Now and then somebody asks a built-in model that writes to an
-//! illegal address: that ends every context on the GPU. What is measured is how long nobody is
-//! answered then; and every request must have exactly one answer.
+//! Every gpulet has a model and a closed loop of its own. Harm is done to the first gpulet, or to what
+//! it runs on; how long each gpulet then has no answer is measured, and every request must have exactly
+//! one. Gpulets that share nothing with the first but the daemon must notice nothing.
 
-use std::collections::HashSet;
+mod harm;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bytemuck::Zeroable;
 use clap::Args;
 use gpulet_client::clock::now_ns;
-use gpulet_client::{Completion, Options, Status, Submit, Wait};
-use serde_json::json;
 
-use crate::closed::Load;
-use crate::daemon::{self, Daemon, Gpulet, Held, Place, Spin};
+use crate::daemon::Daemon;
 use crate::error::Error;
-use crate::report::{Host, Report};
+use crate::report::{Figures, Host, Report};
+use crate::scene::{Copies, Given, Scene};
+use crate::settings::{Gpulet, Held};
 use crate::stats::{Recorder, Summary};
+use crate::steady::{Answer, Steady, gap_ns, good_ns};
 
-const FAULT: &str = "fault";
+use harm::{Harm, Means};
+
 /// Longer than any recovery that is one.
-const RECOVERY_MAX_NS: u64 = 30_000_000_000;
+const RECOVERY_MAX: Duration = Duration::from_secs(60);
+/// Short, so that drills are; batches here take milliseconds.
+const HANG_TIMEOUT_MS: u32 = 500;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Folder of a model, with its model.toml
-    #[arg(long, value_name = "DIR")]
-    model: PathBuf,
-    /// How the gpulets hold their shares
-    #[arg(long, value_enum, default_value_t = Held::Mps)]
-    mechanism: Held,
-    /// Gpulets, of equal shares of the whole GPU
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=32))]
-    gpulets: u32,
-    /// Faults
+    #[command(flatten)]
+    scene: Given,
+    /// What goes wrong; several in turn
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "fault")]
+    harm: Vec<Harm>,
+    /// How often each
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     times: u32,
+    /// Requests in flight for each gpulet
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    depth: u32,
     /// Milliseconds of quiet load before each
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     quiet_ms: u64,
-    /// The gpuletd to start [default: the one beside this program]
-    #[arg(long, value_name = "PATH")]
-    daemon: Option<PathBuf>,
-    /// Write JSON to this file as well ("-": to standard output, instead of the table)
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    /// Folder of a model whose one input, an i64, says how many MiB it takes, for --harm batch
+    #[arg(long, value_name = "DIR")]
+    hungry: Option<PathBuf>,
+}
+
+/// One time that something went wrong. Times are CLOCK_MONOTONIC.
+#[derive(Clone, Copy, Debug)]
+struct Spell {
+    harm: Harm,
+    quiet_ns: u64,
+    begin_ns: u64,
+    /// When every gpulet had been answered again.
+    end_ns: u64,
 }
 
 /// Runs the drill and prints its report.
 ///
 /// # Errors
-/// A request with no answer or with two; a GPU that does not come back.
+/// A request with no answer or with two; what does not come back; harm that does none.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
-    let program = daemon::program(arguments.daemon.as_deref())?;
+    let given = &arguments.scene;
     let host = Host::look();
-    let place = Place::new()?;
-    let name = place.add_with_batch(&arguments.model, 1)?;
-    place.add_fault(FAULT)?;
-    let gpulet = Gpulet::Gpu {
-        mechanism: arguments.mechanism.word(),
-        count: arguments.gpulets,
-        share_pct: u8::try_from(100 / arguments.gpulets).unwrap_or(100),
-        model: None,
-        mps: None,
-    };
-    let daemon = Daemon::start(&program, &place, None, Spin::Micros(20), &gpulet)?;
-    let in_flight = 2 * arguments.gpulets;
-    let mut drill = Drill {
-        load: Load::open(&daemon, &name, 1, in_flight)?,
-        sent: 0,
-        answered: HashSet::new(),
-        by_status: Vec::new(),
-        good_ns: now_ns(),
-        gap_ns: 0,
-    };
-    for _ in 0..in_flight {
-        drill.submit()?;
+    let mut scene = given.scene(Copies::EachGpulet, 2, 1)?;
+    scene.settings.hang_timeout_ms = Some(HANG_TIMEOUT_MS);
+    let means = Means::prepare(&mut scene, &arguments.harm, arguments.hungry.as_deref())?;
+    let daemon = scene.start()?;
+    let mut steady = Steady::open(&daemon, &scene.models, 1, arguments.depth)?;
+    let pids = pids(&scene, &daemon)?;
+    steady.begin()?;
+    let mut spells = Vec::new();
+    for &harm in &arguments.harm {
+        for time in 1..=arguments.times {
+            means.await_models(&daemon)?;
+            let quiet_ns = now_ns();
+            steady.go_on(Duration::from_millis(arguments.quiet_ms))?;
+            let begin_ns = now_ns();
+            means.inflict(harm, &scene, &daemon, &mut steady)?;
+            let spell = Spell { harm, quiet_ns, begin_ns, end_ns: 0 };
+            let spell = recover(spell, &scene, &daemon, &mut steady)?;
+            let gap_ms = gap(&spell, steady.answers(), 0..scene.models.len()) / 1_000_000;
+            eprintln!("{} {time} of {}: {gap_ms} ms", harm.word(), arguments.times);
+            spells.push(spell);
+        }
     }
-    let mut recorder = Recorder::new();
-    let begin_ns = now_ns();
-    for time in 1..=arguments.times {
-        drill.until(now_ns() + arguments.quiet_ms * 1_000_000, |_| false)?;
-        let taken_ns = drill.fault(&daemon)?;
-        eprintln!("fault {time} of {}: {} ms", arguments.times, taken_ns / 1_000_000);
-        recorder.add(Duration::from_nanos(taken_ns), 1);
-    }
-    let round = recorder.finish(Duration::from_nanos(now_ns() - begin_ns));
-    drill.finish()?;
-    let (sent, answered) = (drill.sent, drill.answered.len());
-    let notes = vec![
-        format!("{sent} requests sent, {answered} answered, each once"),
-        format!("answers by status: {:?}", drill.by_status),
-    ];
-    drop(drill);
+    let answers = steady.finish()?;
+    let elsewhere = elsewhere(&scene);
+    let moved = pids_changed(&pids, &self::pids(&scene, &daemon)?, &elsewhere);
     daemon.stop()?;
-    let label = format!("longest time without an answer, {} gpulets", arguments.gpulets);
-    let settings = json!({
-        "model": name,
-        "mechanism": arguments.mechanism.word(),
-        "gpulets": arguments.gpulets,
-        "times": arguments.times,
-    });
-    let contenders = Summary::new(label, vec![round]).into_iter().collect();
-    let report = Report { bench: "drill", host, settings, contenders, ratios: Vec::new(), notes };
-    report.publish(arguments.json.as_deref())
+    if moved > 0 {
+        let why = format!("{moved} processes elsewhere were lost with it");
+        return Err(Error::failed("drill", why));
+    }
+    let report = report(arguments, host, &scene, &spells, &answers);
+    report.publish(given.json.as_deref())
 }
 
-/// A load whose requests are counted.
-struct Drill {
-    load: Load,
-    sent: u64,
-    /// By the time they were sent, which no two share.
-    answered: HashSet<u64>,
-    by_status: Vec<(Status, u64)>,
-    /// When the last good answer came.
-    good_ns: u64,
-    /// The longest time without a good answer.
-    gap_ns: u64,
+/// Goes on until every gpulet has a good answer to what was asked for after all harm was done.
+fn recover(
+    spell: Spell,
+    scene: &Scene,
+    daemon: &Daemon,
+    steady: &mut Steady,
+) -> Result<Spell, Error> {
+    let done_ns = now_ns();
+    let mut waits: Vec<bool> = vec![true; scene.models.len()];
+    let mut seen = steady.answers().len();
+    let well = steady.until(RECOVERY_MAX, |steady| {
+        for answer in &steady.answers()[seen..] {
+            waits[answer.who] &= !(answer.is_good() && answer.asked_ns > done_ns);
+        }
+        seen = steady.answers().len();
+        Ok(!waits.contains(&true))
+    })?;
+    if !well {
+        return Err(daemon.complaint(&format!("{}: not recovered", spell.harm.word())));
+    }
+    Ok(Spell { end_ns: now_ns(), ..spell })
 }
 
-impl Drill {
-    fn submit(&mut self) -> Result<(), Error> {
-        self.sent += 1;
-        self.load.submit()
-    }
+/// The processes of all gpulets.
+fn pids(scene: &Scene, daemon: &Daemon) -> Result<Vec<Option<u32>>, Error> {
+    scene.settings.gpulets.iter().map(|gpulet| daemon.executor_of(&gpulet.name)).collect()
+}
 
-    /// Keeps the load up until `end_ns`, or until an answer is what is waited for. Whether one was.
-    fn until(
-        &mut self,
-        end_ns: u64,
-        mut wanted: impl FnMut(&Completion) -> bool,
-    ) -> Result<bool, Error> {
-        let mut answers = [Completion::zeroed(); 16];
-        while now_ns() < end_ns {
-            let count = self.load.take(&mut answers)?;
-            let mut found = false;
-            for answer in &answers[..count] {
-                self.count(answer)?;
-                found |= wanted(answer);
-                self.submit()?;
-            }
-            if found {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
+fn pids_changed(before: &[Option<u32>], after: &[Option<u32>], whose: &[usize]) -> usize {
+    whose.iter().filter(|who| before[**who] != after[**who]).count()
+}
 
-    fn count(&mut self, answer: &Completion) -> Result<(), Error> {
-        if !self.answered.insert(answer.user_data) {
-            return Err(Error::failed("drill", "a request was answered twice"));
-        }
-        let status = Status::from_number(answer.status).unwrap_or(Status::Internal);
-        if status == Status::Ok {
-            let now_ns = now_ns();
-            self.gap_ns = self.gap_ns.max(now_ns - self.good_ns);
-            self.good_ns = now_ns;
-        }
-        match self.by_status.iter_mut().find(|(of, _)| *of == status) {
-            Some((_, count)) => *count += 1,
-            None => self.by_status.push((status, 1)),
-        }
-        Ok(())
-    }
+/// Gpulets that share nothing with the first but the daemon.
+fn elsewhere(scene: &Scene) -> Vec<usize> {
+    let gpulets = &scene.settings.gpulets;
+    let apart = |gpulet: &Gpulet| {
+        gpulet.device != gpulets[0].device || matches!(gpulet.held, Held::Cpu | Held::Replay)
+    };
+    (1..gpulets.len()).filter(|who| apart(&gpulets[*who])).collect()
+}
 
-    /// Faults the GPU twice, as the request that does it is run again once, and returns the longest
-    /// time in which nobody was answered.
-    fn fault(&mut self, daemon: &Daemon) -> Result<u64, Error> {
-        let mut session = daemon.session(Options { wait: Wait::Spin, ..Options::default() })?;
-        let spec = daemon.model(&mut session, FAULT)?;
-        let request = session.claim(spec.model, 1)?;
-        let begin_ns = now_ns();
-        self.gap_ns = 0;
-        session.submit(
-            request,
-            Submit { deadline_ns: begin_ns + RECOVERY_MAX_NS, ..Submit::default() },
-        )?;
-        let end_ns = begin_ns + RECOVERY_MAX_NS;
-        let mut answers = [Completion::zeroed(); 1];
-        // It is answered once no gpulet is tried with it any more.
-        let mut answered_ns = None;
-        while answered_ns.is_none() && now_ns() < end_ns {
-            self.until(now_ns() + 1_000_000, |_| false)?;
-            if session.reap(&mut answers)? > 0 {
-                if answers[0].status == Status::Ok as i32 {
-                    return Err(daemon.complaint("the fault did no harm"));
-                }
-                answered_ns = Some(now_ns());
+/// The longest time in which one of these gpulets had no good answer.
+fn gap(spell: &Spell, answers: &[Answer], whose: impl IntoIterator<Item = usize>) -> u64 {
+    let Spell { begin_ns, end_ns, .. } = *spell;
+    let gap = |who| gap_ns(&good_ns(answers, who, begin_ns, end_ns), begin_ns, end_ns);
+    whose.into_iter().map(gap).max().unwrap_or(0)
+}
+
+fn report(
+    arguments: &Arguments,
+    host: Host,
+    scene: &Scene,
+    spells: &[Spell],
+    answers: &[Answer],
+) -> Report {
+    let (elsewhere, all) = (elsewhere(scene), 0..scene.models.len());
+    let beside: Vec<usize> =
+        all.clone().filter(|who| *who > 0 && !elsewhere.contains(who)).collect();
+    let mut figures = Figures::default();
+    let (mut contenders, mut notes) = (Vec::new(), Vec::new());
+    for &harm in &arguments.harm {
+        let mine: Vec<&Spell> = spells.iter().filter(|it| it.harm == harm).collect();
+        let groups = [
+            ("recover", "the longest of a gpulet without an answer", all.clone().collect()),
+            ("beside", "the longest without an answer beside it", beside.clone()),
+            ("elsewhere", "the longest without an answer elsewhere", elsewhere.clone()),
+        ];
+        for (word, title, whose) in groups {
+            if whose.is_empty() {
+                continue;
             }
+            let (mut recorder, mut sum_ns, mut most_ns) = (Recorder::new(), 0, 0);
+            for spell in &mine {
+                let gap_ns = gap(spell, answers, whose.iter().copied());
+                recorder.add(Duration::from_nanos(gap_ns), 1);
+                (sum_ns, most_ns) = (sum_ns + gap_ns, most_ns.max(gap_ns));
+            }
+            let round = recorder.finish(Duration::from_nanos(sum_ns));
+            figures.add(format!("{}_{word}_ms_median", harm.word()), round.p50_ns as f64 / 1e6);
+            figures.add(format!("{}_{word}_ms_max", harm.word()), most_ns as f64 / 1e6);
+            contenders.extend(Summary::new(format!("{}, {title}", harm.word()), vec![round]));
         }
-        let Some(answered_ns) = answered_ns else {
-            return Err(daemon.complaint("the faulting request has no answer"));
+        figures.add(format!("{}_times", harm.word()), mine.len() as f64);
+    }
+    if !elsewhere.is_empty() {
+        contenders.extend(neighbours(spells, answers, &elsewhere, &mut figures));
+    }
+    let failed = |whose: &dyn Fn(usize) -> bool| {
+        answers.iter().filter(|it| !it.is_good() && whose(it.who)).count()
+    };
+    let (failed, failed_elsewhere) = (failed(&|_| true), failed(&|who| elsewhere.contains(&who)));
+    figures.add("requests", answers.len() as f64);
+    figures.add("failed", failed as f64);
+    figures.add("failed_elsewhere", failed_elsewhere as f64);
+    notes.push(format!("{} requests, each answered once; {failed} with an error", answers.len()));
+    let mut settings = arguments.scene.to_json(scene);
+    settings["times"] = arguments.times.into();
+    Report { contenders, figures, notes, ..Report::new("drill", host, settings) }
+}
+
+/// Latencies of gpulets elsewhere, in quiet times and while something was wrong.
+fn neighbours(
+    spells: &[Spell],
+    answers: &[Answer],
+    elsewhere: &[usize],
+    figures: &mut Figures,
+) -> Vec<Summary> {
+    let (mut quiet, mut meanwhile) = (Recorder::new(), Recorder::new());
+    let (mut quiet_ns, mut meanwhile_ns) = (0, 0);
+    for spell in spells {
+        quiet_ns += spell.begin_ns - spell.quiet_ns;
+        meanwhile_ns += spell.end_ns - spell.begin_ns;
+    }
+    for answer in answers.iter().filter(|it| elsewhere.contains(&it.who) && it.is_good()) {
+        let place = spells.partition_point(|spell| spell.quiet_ns <= answer.finished_ns);
+        let Some(spell) = place.checked_sub(1).and_then(|place| spells.get(place)) else {
+            continue;
         };
-        let well = |answer: &Completion| {
-            answer.status == Status::Ok as i32 && answer.user_data > answered_ns
+        let recorder = match answer.finished_ns {
+            finished_ns if finished_ns < spell.begin_ns => &mut quiet,
+            finished_ns if finished_ns < spell.end_ns => &mut meanwhile,
+            _ => continue,
         };
-        if !self.until(end_ns, well)? {
-            return Err(daemon.complaint("the GPU does not come back"));
-        }
-        Ok(self.gap_ns)
+        recorder.add(Duration::from_nanos(answer.latency_ns()), 1);
     }
-
-    /// Takes the last answers.
-    fn finish(&mut self) -> Result<(), Error> {
-        let end_ns = now_ns() + RECOVERY_MAX_NS;
-        let mut answers = [Completion::zeroed(); 16];
-        while (self.answered.len() as u64) < self.sent && now_ns() < end_ns {
-            let count = self.load.take(&mut answers)?;
-            for answer in &answers[..count] {
-                self.count(answer)?;
-            }
-        }
-        match self.sent - self.answered.len() as u64 {
-            0 => Ok(()),
-            lost => Err(Error::failed("drill", format!("{lost} requests have no answer"))),
-        }
+    let rounds = [
+        ("elsewhere, when quiet", "quiet", quiet.finish(Duration::from_nanos(quiet_ns))),
+        ("elsewhere, meanwhile", "meanwhile", meanwhile.finish(Duration::from_nanos(meanwhile_ns))),
+    ];
+    for (_, word, round) in &rounds {
+        figures.add(format!("elsewhere_{word}_p99_us"), round.p99_ns as f64 / 1e3);
+        figures.add(format!("elsewhere_{word}_max_us"), round.max_ns as f64 / 1e3);
     }
+    let title = |title: &str| format!("latency of requests {title}");
+    rounds.into_iter().filter_map(|it| Summary::new(title(it.0), vec![it.2])).collect()
 }

@@ -10,25 +10,25 @@ mod gpu;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use gpulet_client::clock::now_ns;
 use gpulet_client::{ModelSpec, Options, Request, Session, Submit, Wait};
 use gpulet_torch::OPENMP_SPIN;
 use serde_json::json;
 
-use crate::daemon::{self, ALWAYS, Daemon, Gpulet, Place, Spin, answered};
+use crate::daemon::{self, Daemon, answered};
 use crate::difference::difference;
 use crate::error::{Doing, Error};
 use crate::input::fill;
-use crate::report::{Host, Report};
+use crate::place::{Place, name_of};
+use crate::report::{Figures, Host, Report};
+use crate::settings::{ALWAYS, Gpulet, Held, SPIN_US, Settings, Spin};
 use crate::stats::{Ratio, Recorder, Round, Summary};
 use alone::Alone;
 use gpu::GpuAlone;
 
 /// A deadline that no model misses: admission is not what is measured.
 const ANSWER_NS_MAX: u64 = 120_000_000_000;
-/// Polling before sleeping, as the daemon's default has it.
-const SPIN_US: u32 = 20;
 /// Largest difference between two processes' answers on a GPU.
 const GPU_DIFFERENCE_MAX: f64 = 0.01;
 
@@ -47,11 +47,8 @@ pub struct Arguments {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     rows: u32,
     /// How the gpulet holds its share
-    #[arg(long, value_enum, default_value_t = Mechanism::Cpu)]
-    mechanism: Mechanism,
-    /// Where the MPS that is running has its pipes, for --mechanism mps
-    #[arg(long, value_name = "DIR", required_if_eq("mechanism", "mps"))]
-    mps: Option<PathBuf>,
+    #[arg(long, value_enum, default_value_t = Held::Cpu)]
+    mechanism: Held,
     /// Poll for answers instead of sleeping
     #[arg(long)]
     busy: bool,
@@ -69,17 +66,6 @@ pub struct Arguments {
     json: Option<PathBuf>,
 }
 
-/// How the gpulet holds its share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Mechanism {
-    /// Threads on CPUs of their own.
-    Cpu,
-    /// A percentage of the GPU's MPS.
-    Mps,
-    /// A green context of the GPU.
-    Green,
-}
-
 /// What is called straight from this process.
 trait Contender {
     /// What it makes of the inputs, one after the other.
@@ -93,28 +79,30 @@ trait Contender {
 /// # Errors
 /// The first that either had, and different outputs.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
-    let (variable, value) = OPENMP_SPIN;
-    if std::env::var_os(variable).is_none() {
-        // SAFETY: no other thread runs yet, so nobody reads the environment meanwhile.
-        unsafe { std::env::set_var(variable, value) };
-    }
+    spin_as_executors_do();
     let program = daemon::program(arguments.daemon.as_deref())?;
     let host = Host::look();
-    let place = Place::new()?;
-    let name = place.add(&arguments.model)?;
-    let gpulet = arguments.gpulet(&name);
+    let (place, name) = (Place::new()?, name_of(&arguments.model)?);
+    place.add_as(&name, &arguments.model, None)?;
     let spin = if arguments.always { ALWAYS } else { Spin::Micros(SPIN_US) };
-    let daemon = Daemon::start(&program, &place, None, spin, &gpulet)?;
+    let gpulet = Gpulet::of(arguments.mechanism, arguments.share);
+    let settings = Settings { spin, ..Settings::of(vec![gpulet]) };
+    let daemon = Daemon::start(&program, &place, None, &settings)?;
     let wait = if arguments.busy { Wait::Spin } else { Wait::Block };
     let mut through = Through::open(&daemon, &name, arguments.rows, wait)?;
     let mut notes = Vec::new();
     let mut alone: Box<dyn Contender> = match arguments.mechanism {
-        Mechanism::Cpu => {
+        Held::Cpu => {
             let cpus = cpus_of_share(arguments.share)?;
             notes.push(format!("{} threads each", cpus.len()));
             Box::new(Alone::start(&arguments.model, &through.spec, arguments.rows, cpus)?)
         }
-        _ => Box::new(GpuAlone::load(arguments, &through.spec)?),
+        Held::Mps | Held::Green => {
+            Box::new(GpuAlone::load(arguments, &through.spec, &daemon.mps_pipes(0))?)
+        }
+        Held::Replay | Held::ReplaySplit => {
+            return Err(Error::failed("--mechanism", "what is replayed runs no model"));
+        }
     };
     notes.push(arguments.compare(&through.spec.clone(), &through.outputs()?, &alone.outputs()?)?);
     let (mut through_rounds, mut alone_rounds) = (Vec::new(), Vec::new());
@@ -128,37 +116,43 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     }
     let resident_bytes = daemon.resident_bytes();
     drop(through);
-    daemon.stop()?;
     let through = Summary::new(format!("{name} through daemon and executor"), through_rounds);
-    let alone = Summary::new(format!("{name}, the shim alone"), alone_rounds);
-    let both = through.as_ref().zip(alone.as_ref());
-    let ratios = both.map(|(through, alone)| {
+    let beside = Summary::new(format!("{name}, the shim alone"), alone_rounds);
+    let (mut figures, mut ratios) = (Figures::default(), Vec::new());
+    if let (Some(through), Some(beside)) = (&through, &beside) {
         let name = "through the daemon / the shim alone";
-        let tail = Ratio::of_p99(&format!("{name}, p99"), through, alone);
-        Ratio::of_p50(name, through, alone).into_iter().chain(tail).collect()
-    });
-    let settings = json!({
-        "model": name,
-        "rounds": arguments.rounds,
-        "requests": arguments.requests,
-        "rows": arguments.rows,
-        "share_pct": arguments.share,
-        "mechanism": format!("{:?}", arguments.mechanism).to_lowercase(),
-        "busy": arguments.busy,
-        "always": arguments.always,
-        "daemon_resident_bytes": resident_bytes,
-    });
+        ratios.extend(Ratio::of_p50(name, through, beside));
+        ratios.extend(Ratio::of_p99(&format!("{name}, p99"), through, beside));
+        figures.add("p50_us", through.median.p50_ns as f64 / 1e3);
+    }
+    for (figure, ratio) in ["p50_ratio", "p99_ratio"].into_iter().zip(&ratios) {
+        figures.add(figure, ratio.median);
+    }
     // One more in each round is not measured.
     let requests = f64::from(arguments.rounds) * f64::from(arguments.requests + 1);
     let us = cpu_time.as_secs_f64() * 1e6 / requests;
+    figures.add("cpu_us", us);
     notes.push(format!("daemon and executor: {us:.1} us of CPU time a request"));
     notes.extend(
         resident_bytes.map(|bytes| format!("daemon: {:.1} MB resident", bytes as f64 / 1e6)),
     );
-    let contenders = through.into_iter().chain(alone).collect();
-    let ratios = ratios.unwrap_or_default();
-    let report = Report { bench: "e2e", host, settings, contenders, ratios, notes };
-    report.publish(arguments.json.as_deref())
+    let contenders = through.into_iter().chain(beside).collect();
+    let settings = arguments.settings(&name, resident_bytes);
+    let report =
+        Report { contenders, ratios, figures, notes, ..Report::new("e2e", host, settings) };
+    report.publish(arguments.json.as_deref())?;
+    // Of the daemon's MPS this process may be a client too.
+    drop(alone);
+    daemon.stop()
+}
+
+/// Has OpenMP's threads wait as those of an executor.
+fn spin_as_executors_do() {
+    let (variable, value) = OPENMP_SPIN;
+    if std::env::var_os(variable).is_none() {
+        // SAFETY: no other thread runs yet, so nobody reads the environment meanwhile.
+        unsafe { std::env::set_var(variable, value) };
+    }
 }
 
 impl Arguments {
@@ -173,7 +167,7 @@ impl Arguments {
         let dtypes: Vec<_> = outputs.iter().map(|output| output.dtype()).collect();
         let difference = difference(&dtypes, one, other);
         // Two processes choose among a GPU's algorithms on their own.
-        let cpu = self.mechanism == Mechanism::Cpu;
+        let cpu = self.mechanism == Held::Cpu;
         let allowed = if cpu { 0.0 } else { GPU_DIFFERENCE_MAX };
         let text = format!("outputs differ by {difference:.1e} of their largest value");
         if difference.is_nan() || difference > allowed {
@@ -182,14 +176,18 @@ impl Arguments {
         Ok(text)
     }
 
-    fn gpulet(&self, name: &str) -> Gpulet {
-        let (share_pct, model) = (self.share, name.to_owned());
-        let mechanism = match self.mechanism {
-            Mechanism::Cpu => return Gpulet::Cpu { share_pct, model },
-            Mechanism::Mps => "mps",
-            Mechanism::Green => "green",
-        };
-        Gpulet::Gpu { mechanism, count: 1, share_pct, model: Some(model), mps: self.mps.clone() }
+    fn settings(&self, name: &str, resident_bytes: Option<u64>) -> serde_json::Value {
+        json!({
+            "model": name,
+            "rounds": self.rounds,
+            "requests": self.requests,
+            "rows": self.rows,
+            "share_pct": self.share,
+            "mechanism": self.mechanism.word(),
+            "busy": self.busy,
+            "always": self.always,
+            "daemon_resident_bytes": resident_bytes,
+        })
     }
 }
 

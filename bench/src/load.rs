@@ -192,7 +192,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     });
     let title = format!("{}, from due to answered", arguments.model);
     let contenders = Summary::new(title, vec![round]).into_iter().collect();
-    let report = Report { bench: "load", host, settings, contenders, ratios: Vec::new(), notes };
+    let report = Report { contenders, notes, ..Report::new("load", host, settings) };
     report.publish(arguments.json.as_deref())
 }
 

@@ -1,5 +1,6 @@
 //! What a bench found, as a table for people and as JSON for machines.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
@@ -42,6 +43,18 @@ impl Host {
     }
 }
 
+/// Numbers by name, as [`crate::table`] reads them.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(transparent)]
+pub struct Figures(BTreeMap<String, f64>);
+
+impl Figures {
+    /// Adds one.
+    pub fn add(&mut self, name: impl Into<String>, value: f64) {
+        self.0.insert(name.into(), value);
+    }
+}
+
 /// Everything that one run of a bench found.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -55,11 +68,26 @@ pub struct Report {
     pub contenders: Vec<Summary>,
     /// Who against whom.
     pub ratios: Vec<Ratio>,
+    /// What targets are set for.
+    pub figures: Figures,
     /// What else was seen, a sentence each.
     pub notes: Vec<String>,
 }
 
 impl Report {
+    /// One without results.
+    pub fn new(bench: &'static str, host: Host, settings: serde_json::Value) -> Report {
+        Report {
+            bench,
+            host,
+            settings,
+            contenders: Vec::new(),
+            ratios: Vec::new(),
+            figures: Figures::default(),
+            notes: Vec::new(),
+        }
+    }
+
     /// Prints the table, and writes the JSON to `json` ("-": to standard output, in its
     /// place).
     ///
@@ -86,11 +114,14 @@ impl Report {
         let Host { cpu, cpu_count, kernel, load, clock_ns } = &self.host;
         let mut text = format!(
             "{cpu}, {cpu_count} CPUs, Linux {kernel}, load {load:.2}; two clock readings (in every \
-             latency): {clock_ns} ns\nmedians of rounds, latencies in us\n\n"
+             latency): {clock_ns} ns\n"
         );
         let width = self.contenders.iter().map(|who| who.name.chars().count()).max().unwrap_or(0);
         let heads = ["p50", "p90", "p99", "p99.9", "max", "mean"];
-        push_row(&mut text, width, "", heads.map(str::to_owned), "per second", "count");
+        if width > 0 {
+            text.push_str("medians of rounds, latencies in us\n\n");
+            push_row(&mut text, width, "", heads.map(str::to_owned), "per second", "count");
+        }
         for Summary { name, median, .. } in &self.contenders {
             let Round { p50_ns, p90_ns, p99_ns, p999_ns, max_ns, mean_ns, .. } = median;
             let micros = [*p50_ns, *p90_ns, *p99_ns, *p999_ns, *max_ns, mean_ns.round() as u64]
@@ -151,12 +182,10 @@ mod tests {
         let (fast, slow) = (summary("fast", 2), summary("slow", 6));
         let ratios = Ratio::of_p50("slow / fast", &slow, &fast).into_iter().collect();
         let report = Report {
-            bench: "ring",
-            host: Host::look(),
-            settings: serde_json::json!({ "rounds": 1 }),
             contenders: vec![fast, slow],
             ratios,
             notes: vec!["a note".to_owned()],
+            ..Report::new("ring", Host::look(), serde_json::json!({ "rounds": 1 }))
         };
         let table = report.table();
         assert!(table.contains("fast       2.00"), "{table}");

@@ -8,10 +8,11 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
-use crate::daemon::{self, Place};
+use crate::daemon;
 use crate::error::{Doing, Error};
 use crate::far::{self, Cpus};
 use crate::floor::Floor;
+use crate::place::Place;
 use crate::report::{Host, Report};
 use crate::stats::{Ratio, Round, Summary, Window};
 use trip::{Bed, Trip, Wake};
@@ -124,7 +125,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     });
     let contenders = contenders.collect();
     let notes = notes(arguments, resident_bytes);
-    let report = Report { bench: "ring", host, settings, contenders, ratios, notes };
+    let report = Report { contenders, ratios, notes, ..Report::new("ring", host, settings) };
     report.publish(arguments.json.as_deref())
 }
 

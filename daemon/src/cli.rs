@@ -24,11 +24,11 @@
 //! | `gauge`      | processes that measure, for these                           |
 //! | `pages`      | man pages and completions                                   |
 //! | `manual`     | what these and the help say beyond flags                    |
-//! | `control`    | asking the daemon for its state                             |
+//! | [`control`]  | asking the daemon for its state                             |
 //! | `latency`, `table`, `values` | numbers, for people and programs            |
 
 pub mod check;
-mod control;
+pub mod control;
 pub mod daemon;
 mod devices;
 pub mod error;

@@ -1,5 +1,7 @@
 //! The shim alone on a GPU: this process, the same captured graph, copies from and to pinned memory.
 
+use std::path::Path;
+
 use gpulet_client::ModelSpec;
 use gpulet_daemon::backend::buffer::BatchBuffer;
 use gpulet_daemon::backend::{Backend, Instance, View};
@@ -9,9 +11,10 @@ use gpulet_daemon::limits::{Limits, SLOT_BYTES_HARD_MAX};
 use gpulet_daemon::model;
 use gpulet_kernels::{Part, gather_image};
 
-use super::{Arguments, Contender, Mechanism, round_of};
+use super::{Arguments, Contender, round_of};
 use crate::error::Error;
 use crate::input::fill;
+use crate::settings::Held;
 use crate::stats::Round;
 
 fn part(bytes: &mut [u8]) -> Part {
@@ -27,21 +30,24 @@ pub struct GpuAlone {
 }
 
 impl GpuAlone {
-    /// Loads the model on a share that is held like the daemon's.
+    /// Loads the model on a share that is held like the daemon's, by the same MPS.
     ///
     /// # Errors
     /// What CUDA or libtorch says.
-    pub fn load(arguments: &Arguments, spec: &ModelSpec) -> Result<GpuAlone, Error> {
+    pub fn load(
+        arguments: &Arguments,
+        spec: &ModelSpec,
+        mps_pipes: &Path,
+    ) -> Result<GpuAlone, Error> {
         let kernels = std::env::temp_dir().join("gpulet-bench-kernels");
         let mut options = Options { kernel_cache: Some(kernels), ..Options::default() };
-        let mechanism = arguments.mechanism;
-        if mechanism == Mechanism::Green {
+        if arguments.mechanism == Held::Green {
             options.shares_pct = vec![arguments.share];
-        } else if let Some(pipes) = &arguments.mps {
+        } else {
             let percentage = arguments.share.to_string();
             // SAFETY: this process has one thread, and has not used CUDA yet.
             unsafe {
-                std::env::set_var("CUDA_MPS_PIPE_DIRECTORY", pipes.join("pipe"));
+                std::env::set_var("CUDA_MPS_PIPE_DIRECTORY", mps_pipes);
                 std::env::set_var("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", percentage);
             }
         }

@@ -8,8 +8,10 @@ use gpulet_abi::tensor;
 use gpulet_client::clock::now_ns;
 use gpulet_client::{Completion, Options, Request, Session, Submit, Wait};
 
-use crate::daemon::{ALWAYS, Daemon, Gpulet, Place, Spin, answered};
+use crate::daemon::{Daemon, answered};
 use crate::error::Error;
+use crate::place::Place;
+use crate::settings::{ALWAYS, Gpulet, Settings, Spin};
 use crate::stats::{self, Recorder, Round, Window};
 
 /// A null model answers in microseconds; one that does not in so long never will.
@@ -45,7 +47,8 @@ impl Bed {
             Wake::Busy => ALWAYS,
             Wake::Blocking => Spin::Micros(0),
         };
-        Daemon::start(&self.program, &self.place, Some(cpu), spin, &Gpulet::Idle)
+        let settings = Settings { spin, ..Settings::of(vec![Gpulet::idle()]) };
+        Daemon::start(&self.program, &self.place, Some(cpu), &settings)
     }
 }
 

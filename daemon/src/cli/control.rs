@@ -22,8 +22,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const STATE_BYTES_MAX: u64 = 64 << 20;
 const PACKET_BYTES_MAX: usize = 4096;
 
-/// The daemon's state.
-pub(super) fn state(socket: Option<&Path>) -> Result<Value, CtlError> {
+/// The daemon's state, as [`crate::state::State`] writes it. Without a `socket`, that of
+/// `GPULET_SOCKET`, or the usual one.
+///
+/// # Errors
+/// [`CtlError::Daemon`].
+pub fn state(socket: Option<&Path>) -> Result<Value, CtlError> {
     let path = match (socket, std::env::var_os(SOCKET_VARIABLE)) {
         (Some(path), _) => path.to_owned(),
         (None, Some(path)) => PathBuf::from(path),

@@ -88,7 +88,8 @@ impl Server {
             _ => return break_off(executor, "a switch that it was not told to make"),
         };
         let switch_us = switched_ns.saturating_sub(decided_ns) / 1_000;
-        info!(executor = executor.name(), ?shares_pct, switch_us, "shares changed");
+        let name = executor.name();
+        info!(executor = name, ?shares_pct, decided_ns, switch_us, "shares changed");
         executor.shares_pct = shares_pct;
         for (model, profiles) in std::mem::take(&mut executor.remeasured) {
             let Some(hosted) = self.dispatcher.models.get_mut(model) else { continue };
