@@ -1,18 +1,22 @@
 #!/usr/bin/env bash
-# Checks and times everything that needs a GPU, and prints it; skips with a reason where there is none.
+# Checks and times everything that needs a GPU, and ends with one table of what was aimed at and what
+# was measured; skips with a reason where there is none.
 #
 #   bench/gpu.sh [BIN] [PART...]     BIN: a folder of release binaries, target/release without
 #
 # The binaries may come from another machine: what must be built where it runs, the shims, is built
 # here, for the torch that python3 has or that $LIBTORCH_DIR names. Models are exported by that python
-# to $MODELS (/tmp/gpulet-models) once. PART: kernels answers latency coexist drill share profile; all
-# without.
+# to $MODELS (/tmp/gpulet-models) once; what the benches find out goes to $RESULTS
+# (/tmp/gpulet-results), where it stays: the table is of all that is there. $DRILLS: GPU faults under
+# mps (50). PART, all without but profile: kernels answers latency coexist change drill harm cold share
+# two profile. Two GPUs are needed for `two`, which is left out where there is one.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 bin=$(readlink -f "${1:-$here/target/release}")
 shift || true
-parts=${*:-kernels answers latency coexist drill share}
+parts=${*:-kernels share coexist latency answers change cold harm two drill}
 models=${MODELS:-/tmp/gpulet-models}
+results=${RESULTS:-/tmp/gpulet-results}
 paper="lenet googlenet resnet50 ssd vgg16 mnasnet1_0 mobilenet_v2 densenet161 bert"
 
 skip() {
@@ -24,7 +28,8 @@ step() {
   printf '\n== %s (%d s so far)\n' "$1" "$SECONDS"
 }
 
-command -v nvidia-smi >/dev/null && nvidia-smi -L | grep -q GPU || skip "no NVIDIA GPU here"
+gpus=$(nvidia-smi -L 2>/dev/null | grep -c GPU || true)
+[ "$gpus" -gt 0 ] || skip "no NVIDIA GPU here"
 torch=${LIBTORCH_DIR:-$(python3 -c 'import torch; print(torch.__path__[0])' 2>/dev/null || true)}
 [ -e "$torch/lib/libtorch_cuda.so" ] || skip "no libtorch for CUDA: set LIBTORCH_DIR to a torch folder"
 export LIBTORCH_DIR=$torch
@@ -32,6 +37,8 @@ PATH=$bin:$PATH
 
 step "what is here"
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
+mkdir -p "$results"
+rm -f "$results/failed"
 gpuletctl devices
 "$here/ffi/torch/build-shims.sh" "$torch" "$bin"
 
@@ -55,7 +62,18 @@ text = open(path).read().replace(
 open(path, "w").write(text)
 PYTHON
 
+python3 "$here/bench/gpu/hungry.py" "$models/hungry"
+
+bench() { # SECONDS FILE ARGUMENTS...: a bench, whose JSON goes to FILE; what fails is told at the end
+  rm -f "$results/$2.json"
+  timeout "$1" gpulet-bench "${@:3}" --json "$results/$2.json" 2>"$results/$2.log" || {
+    tail -20 "$results/$2.log"
+    echo "$2" >>"$results/failed"
+  }
+}
+
 run() { # PART
+  digits=$here/resource/models/digits
   case $1 in
     kernels)
       if [ -x "$bin/selfcheck" ]; then
@@ -65,41 +83,70 @@ run() { # PART
       fi
       ;;
     answers)
-      folders=("$here/resource/models/digits" "$models/resnet50_u8")
+      folders=("$digits" "$models/resnet50_u8")
       for model in $paper crepe; do
         [ -d "$models/$model" ] && folders+=("$models/$model")
       done
-      for mechanism in green mps; do
-        timeout 300 gpulet-bench answers "${folders[@]}" --mechanism $mechanism --shares 100,25
-      done
+      bench 300 answers answers "${folders[@]}" --mechanism green,mps --shares 100,25 --rows 1,3,8
       ;;
     latency)
-      for model in resnet50 resnet50_u8 mobilenet_v2; do
-        timeout 120 gpulet-bench e2e --model "$models/$model" --mechanism green --share 100 --busy \
-          --rounds 11 --requests 200
-      done
-      timeout 120 gpulet-bench e2e --model "$models/resnet50" --mechanism green --share 100 \
-        --rounds 11 --requests 200
-      for share in 10 20 40 60; do
-        timeout 120 gpulet-bench e2e --model "$models/resnet50" --mechanism green --share $share \
-          --busy --rounds 5 --requests 100
+      e2e() { # FILE MODEL MECHANISM SHARE ROUNDS REQUESTS
+        bench 120 "e2e-$1" e2e --model "$models/$2" --mechanism "$3" --share "$4" --busy \
+          --rounds "$5" --requests "$6"
+      }
+      e2e u8 resnet50_u8 green 100 7 200
+      for mechanism in green mps; do
+        e2e $mechanism-100 resnet50 $mechanism 100 7 200
+        for share in 10 20 40 60; do
+          e2e $mechanism-$share resnet50 $mechanism $share 5 60
+        done
       done
       ;;
     coexist)
       for mechanism in mps green; do
-        timeout 120 gpulet-bench coexist --model "$models/resnet50_fp16" --mechanism $mechanism
+        bench 120 coexist-$mechanism coexist --model "$models/resnet50_fp16" \
+          --mechanism $mechanism --rounds 3
       done
-      timeout 120 python3 "$here/bench/gpu/plain.py" "$models/resnet50/model.pt"
-      timeout 120 python3 "$here/bench/gpu/plain.py" "$models/resnet50/model.pt" --half
+      plain="timeout 120 python3 $here/bench/gpu/plain.py $models/resnet50/model.pt --seconds 4"
+      $plain | tee "$results/plain-fp32.json"
+      $plain --half | tee "$results/plain-fp16.json"
+      ;;
+    change)
+      for mechanism in mps green; do
+        bench 120 change-$mechanism change --model "$models/resnet50_fp16" \
+          --mechanism $mechanism --times 6 --timeline "$results/change-$mechanism.csv"
+      done
       ;;
     drill)
-      for mechanism in mps green; do
-        timeout 300 gpulet-bench drill --model "$here/resource/models/digits" \
-          --mechanism $mechanism --times "${DRILLS:-10}"
-      done
+      bench 400 drill-mps drill --model "$digits" --mechanism mps --times "${DRILLS:-50}"
+      bench 120 drill-green drill --model "$digits" --mechanism green --times 5
+      ;;
+    harm)
+      harm="drill --model $digits --hungry $models/hungry --harm executor,hang,memory,batch"
+      # shellcheck disable=SC2086
+      bench 120 harm-mps $harm,mps --mechanism mps --times 4
+      # shellcheck disable=SC2086
+      bench 120 harm-green $harm --mechanism green --times 2
+      ;;
+    cold)
+      bench 200 cold-mps cold --model "$models/resnet50" --max-batch 8 --mechanism mps --times 50
+      bench 120 cold-green cold --model "$models/resnet50" --max-batch 8 --mechanism green --times 5
       ;;
     share)
-      timeout 120 gpuletctl prove-share --shares 25,25,25,25 --held green
+      timeout 120 gpuletctl prove-share --shares 25,25,25,25 --held green --json \
+        >"$results/prove-share.json"
+      ;;
+    two)
+      [ "$gpus" -ge 2 ] || {
+        echo "left out: there is one GPU"
+        return
+      }
+      for mechanism in mps green; do
+        bench 120 two-drill-$mechanism drill --model "$digits" --mechanism $mechanism \
+          --devices 0,1 --times 4
+      done
+      bench 120 two-coexist coexist --model "$models/resnet50_fp16" --mechanism mps \
+        --devices 0,1 --rounds 3
       ;;
     profile)
       timeout 590 gpuletctl profile --models "$models" --out "$here/resource/profiles"
@@ -111,15 +158,15 @@ run() { # PART
   esac
 }
 
-# A part that fails is said at the end; the others are still worth knowing.
-failed=()
+# A part that fails is told at the end; the others are still worth knowing.
 for part in $parts; do
   step "$part"
   (set -e; run "$part") & # a shell of its own: errexit holds in it
-  wait $! || failed+=("$part")
+  wait $! || echo "$part" >>"$results/failed"
 done
 step "all done"
-if [ ${#failed[@]} -ne 0 ]; then
-  echo "gpu.sh: failed: ${failed[*]}"
+gpulet-bench table "$results"
+if [ -e "$results/failed" ]; then
+  echo "gpu.sh: failed: $(tr '\n' ' ' <"$results/failed")"
   exit 1
 fi
