@@ -27,6 +27,9 @@ step "the workspace, on Debian's libtorch"
 cargo build --locked --workspace --all-targets --quiet
 cargo test --locked --workspace
 
+step "bounds and searches against a solver"
+cargo test --locked --quiet -p gpulet-plan --features solver --test solver
+
 step "documentation"
 RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 

@@ -71,6 +71,22 @@ fn plans_simulations_and_reasons_from_our_own_file() {
 }
 
 #[test]
+fn a_solver_says_how_few_could_do() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("p.toml"), problem(6, 300.0)).unwrap();
+    for bound in ["linear", "integer"] {
+        let asked = ctl(dir.path(), &["schedule", "--problem", "p.toml", "--bound", bound]);
+        if cfg!(feature = "solver") {
+            assert!(said(&asked).contains(&format!("\n{bound} program: ")));
+        } else {
+            assert_eq!(asked.status.code(), Some(2));
+            let told = String::from_utf8(asked.stderr).unwrap();
+            assert!(told.contains("--bound needs a solver: cargo build"), "{told}");
+        }
+    }
+}
+
+#[test]
 fn what_would_help_is_said() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("p.toml"), problem(1, 9000.0)).unwrap();

@@ -1,5 +1,11 @@
 //! How few devices any plan can do with.
 
+#[cfg(feature = "solver")]
+mod linear;
+
+#[cfg(feature = "solver")]
+pub use self::linear::linear;
+
 use crate::problem::Problem;
 
 /// A fluid lower bound on the devices: every model split at will over its best gpulets, which
@@ -10,12 +16,12 @@ use crate::problem::Problem;
 /// cheapest gpulets, so the best weights give a bound that holds for time-shared gpulets too.
 #[must_use]
 pub fn fluid(problem: &Problem) -> f64 {
-    let choices = choices(problem);
+    let choices: Vec<_> = (0..problem.models.len()).map(|it| choices(problem, it)).collect();
     let cost = |weight: f64| -> f64 {
         let models = problem.models.iter().zip(&choices);
         models
             .map(|(model, choices)| {
-                let each = choices.iter().map(|it| weight * it.0 + (1.0 - weight) * it.1);
+                let each = choices.iter().map(|it| weight * it.1 + (1.0 - weight) * it.2);
                 model.planned_rate * each.fold(f64::INFINITY, f64::min)
             })
             .sum()
@@ -29,20 +35,17 @@ pub fn fluid(problem: &Problem) -> f64 {
     cost(low).max(cost(1.0))
 }
 
-/// Per model: parts of a device's share and memory that a request per second takes, for every
-/// gpulet that can meet its SLO and is best for some weights.
-fn choices(problem: &Problem) -> Vec<Vec<(f64, f64)>> {
-    (0..problem.models.len())
-        .map(|model| {
-            let mut choices = Vec::new();
-            for (device, kind) in problem.devices.iter().enumerate() {
-                for share in 0..kind.shares_pct.len() {
-                    choices.extend(choice(problem, device, model, share));
-                }
-            }
-            choices
-        })
-        .collect()
+/// Device type, and parts of a device's share and memory that a request per second of a model
+/// takes, for every gpulet that can meet its SLO.
+fn choices(problem: &Problem, model: usize) -> Vec<(usize, f64, f64)> {
+    let mut choices = Vec::new();
+    for (device, kind) in problem.devices.iter().enumerate() {
+        for share in 0..kind.shares_pct.len() {
+            let found = choice(problem, device, model, share);
+            choices.extend(found.map(|(of_share, of_memory)| (device, of_share, of_memory)));
+        }
+    }
+    choices
 }
 
 fn choice(problem: &Problem, device: usize, model: usize, share: usize) -> Option<(f64, f64)> {

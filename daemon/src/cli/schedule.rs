@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use gpulet_plan::check::check;
 use gpulet_plan::churn::{Changes, Churn, changes};
 use gpulet_plan::plan::Plan;
@@ -38,6 +38,51 @@ pub struct Schedule {
     running: Option<PathBuf>,
     #[command(flatten)]
     prices: Prices,
+    /// Say too what a solver finds: how few GPUs could do if everything were divisible, or how
+    /// few do in fact (up to four models); gpuletctl must be built with its feature `solver`
+    #[arg(long, value_enum)]
+    bound: Option<Bound>,
+}
+
+/// What a solver is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Bound {
+    /// The linear program of the fluid bound
+    Linear,
+    /// The integer program over all GPUs that can be made of gpulets
+    Integer,
+}
+
+impl Bound {
+    /// What the solver says, as a line.
+    #[cfg(feature = "solver")]
+    fn said(self, problem: &Problem, plan: &Plan) -> Result<String, CtlError> {
+        use gpulet_plan::bound::linear;
+        use gpulet_plan::search::packed::integer;
+
+        let begun = Instant::now();
+        let found = match self {
+            Bound::Linear => match linear(problem) {
+                Some(found) => format!("linear program: at least {found:.3} GPUs"),
+                None => "linear program: no plan with these GPUs".to_owned(),
+            },
+            Bound::Integer => format!("integer program: {} GPUs", integer(problem, plan.bound)?),
+        };
+        let took_ms = begun.elapsed().as_secs_f64() * 1e3;
+        Ok(format!("{found}, in {took_ms:.1} ms; the plan has {}\n", plan.devices.len()))
+    }
+
+    /// There is none.
+    #[cfg(not(feature = "solver"))]
+    fn said(self, _: &Problem, _: &Plan) -> Result<String, CtlError> {
+        Err(no_solver())
+    }
+}
+
+#[cfg(not(feature = "solver"))]
+fn no_solver() -> CtlError {
+    let rule = "--bound needs a solver: cargo build -p gpulet-daemon --features solver";
+    CtlError::Usage(rule.to_owned())
 }
 
 /// What changes cost beside GPUs.
@@ -76,6 +121,10 @@ pub(super) fn policy(name: &str) -> Result<Policy, String> {
 
 impl Schedule {
     pub(super) fn run(&self) -> Result<(), CtlError> {
+        #[cfg(not(feature = "solver"))]
+        if self.bound.is_some() {
+            return Err(no_solver());
+        }
         let problem = self.files.problem()?;
         let running = match &self.running {
             Some(path) => Some(plan_check::load(path, &problem)?),
@@ -105,6 +154,9 @@ impl Schedule {
         if let Some(running) = &running {
             let Changes { loads, unloads, resizes } = changes(running, &plan);
             let _ = writeln!(text, "loads {loads}, unloads {unloads}, resizes {resizes}");
+        }
+        if let Some(bound) = self.bound {
+            text += &bound.said(&problem, &plan)?;
         }
         if self.explain {
             text += &explained(&problem, &plan);

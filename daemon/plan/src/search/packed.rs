@@ -8,6 +8,8 @@
 
 mod exhaustive;
 mod fill;
+#[cfg(feature = "solver")]
+mod integer;
 mod ledger;
 mod replan;
 mod round;
@@ -15,6 +17,8 @@ mod step;
 mod tables;
 
 pub use self::exhaustive::exhaustive;
+#[cfg(feature = "solver")]
+pub use self::integer::integer;
 pub use self::replan::replan;
 pub use self::step::step;
 

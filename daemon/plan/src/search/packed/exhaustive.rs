@@ -18,12 +18,12 @@ pub(super) const MODELS_MAX: usize = 4;
 const COMBINATIONS_MAX: usize = 1 << 28;
 
 /// Requests per second of each model, none above what is asked.
-type Rates = [f64; MODELS_MAX];
+pub(super) type Rates = [f64; MODELS_MAX];
 
 /// Something that carries rates and takes memory, made of what its indices say.
 #[derive(Debug, Clone)]
-struct Choice<T> {
-    rates: Rates,
+pub(super) struct Choice<T> {
+    pub rates: Rates,
     memory_mb: f64,
     made_of: T,
 }
@@ -112,7 +112,7 @@ fn added(one: &Rates, two: &Rates, asked: &Rates) -> Rates {
 }
 
 /// Every device that is not outdone.
-fn devices(tables: &Tables, asked: &Rates, models: usize) -> Vec<Choice<Filled>> {
+pub(super) fn devices(tables: &Tables, asked: &Rates, models: usize) -> Vec<Choice<Filled>> {
     let kind = &tables.kinds[0];
     let gpulets: Vec<Vec<Choice<Members>>> =
         (0..kind.classes.len()).map(|class| gpulets(tables, class, asked, models)).collect();
