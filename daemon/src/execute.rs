@@ -12,10 +12,12 @@
 //! | [`loader`] | the thread that loads models                                       |
 //! | [`engine`] | what batches are run on: [`host`], [`replay`], [`crate::cuda::engine`] |
 //! | [`batch`]  | how the host runs a batch                                          |
+//! | [`foresight`] | when to look for the end of one on a device                     |
 
 pub mod batch;
 pub mod control;
 pub mod engine;
+pub mod foresight;
 pub mod host;
 pub mod loader;
 pub mod replay;

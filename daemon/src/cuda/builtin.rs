@@ -11,6 +11,7 @@ use super::load::layouts;
 use super::loaded::{Forward, Lane, Loaded, Set, Size, Times};
 use crate::backend::LoadError;
 use crate::backend::buffer::RowBytes;
+use crate::execute::foresight::Foresight;
 use crate::model::{Builtin, Model};
 
 /// What a batch of any size is said to take.
@@ -35,7 +36,7 @@ pub(super) fn load(gpu: &Arc<Gpu>, model: &Model, which: Builtin) -> Result<Load
     let mut lanes = Vec::new();
     for _ in &gpu.cuts {
         lanes.push(Lane {
-            sizes: vec![Size { rows, graphs: None, typical_ns: LATENCY_NS }],
+            sizes: vec![Size { rows, graphs: None, foresight: Foresight::new(LATENCY_NS) }],
             sets: [Set::new(layouts).map_err(failed)?, Set::new(layouts).map_err(failed)?],
             points: vec![ProfilePoint { rows, p50_ns: LATENCY_NS, p99_ns: LATENCY_NS }],
             capture: None,

@@ -46,14 +46,11 @@ struct Gpulet {
     moves: Moves,
     flights: VecDeque<Flight>,
     next_set: usize,
-    /// When the last batch was done.
-    done_ns: u64,
     marks: [Marks; SETS],
 }
 
 /// Events of the batch in one set.
 struct Marks {
-    begun: Event,
     copied_in: Event,
     computed: Event,
     done: Event,
@@ -65,16 +62,18 @@ struct Flight {
     report: BatchReport,
     set: usize,
     size: usize,
-    /// Another was under way when it was queued.
-    queued_behind: bool,
     /// It never reached the device; its report only waits for those before it.
     refused: bool,
     /// Requests, one bit each, whose results are in the set's host memory and go to slots at the end.
     staged: u64,
     /// When the device could begin with it.
     begin_ns: u64,
-    /// When it should be done.
-    due_ns: u64,
+    /// From when on to look whether it is done.
+    look_ns: u64,
+    /// How much later than that this thread woke up.
+    late_ns: u64,
+    /// It was looked at since then, and was not done yet.
+    awaited: bool,
 }
 
 impl Engine {
@@ -143,11 +142,12 @@ impl execute::Engine for Engine {
             },
             set: gpulet.next_set,
             size: 0,
-            queued_behind: !gpulet.flights.is_empty(),
             refused: false,
             staged: 0,
             begin_ns: now_ns,
-            due_ns: now_ns,
+            look_ns: now_ns,
+            late_ns: 0,
+            awaited: false,
         };
         let queued = if now_ns > command.latest_start_ns {
             Err(Refusal::Status(Status::DeadlineExpired))
@@ -169,18 +169,17 @@ impl execute::Engine for Engine {
 
     fn poll(&mut self) -> Result<Option<BatchReport>, Fault> {
         for gpulet in &mut self.gpulets {
-            let Some(front) = gpulet.flights.front() else { continue };
+            let Some(front) = gpulet.flights.front_mut() else { continue };
             if !front.refused && !gpulet.marks[front.set].done.is_done().map_err(fault)? {
+                front.awaited = true;
                 continue;
             }
             let now_ns = now_ns();
             let Some(mut flight) = gpulet.flights.pop_front() else { continue };
             if !flight.refused {
-                let taken_ns = gpulet.taken_ns(&flight, now_ns).map_err(fault)?;
-                gpulet.done_ns = now_ns;
-                finish(&self.regions, &mut self.instances, &mut flight, taken_ns);
+                finish(&self.regions, &mut self.instances, &mut flight, now_ns);
                 if let Some(next) = gpulet.flights.front_mut() {
-                    next.due_ns = now_ns + next.due_ns.saturating_sub(next.begin_ns);
+                    next.look_ns = now_ns + next.look_ns.saturating_sub(next.begin_ns);
                     next.begin_ns = now_ns;
                 }
             }
@@ -190,9 +189,17 @@ impl execute::Engine for Engine {
         Ok(None)
     }
 
-    fn due_ns(&self) -> Option<u64> {
+    fn look_ns(&self) -> Option<u64> {
         let fronts = self.gpulets.iter().filter_map(|gpulet| gpulet.flights.front());
-        fronts.map(|flight| flight.due_ns).min()
+        fronts.map(|flight| flight.look_ns).min()
+    }
+
+    fn woke(&mut self, now_ns: u64) {
+        let fronts = self.gpulets.iter_mut().filter_map(|gpulet| gpulet.flights.front_mut());
+        for flight in fronts.filter(|flight| flight.look_ns <= now_ns) {
+            flight.late_ns = now_ns - flight.look_ns;
+            flight.awaited = false;
+        }
     }
 }
 
@@ -210,30 +217,14 @@ impl Gpulet {
             copy_out: cut.stream()?,
             flights: VecDeque::with_capacity(SETS),
             next_set: 0,
-            done_ns: 0,
             marks: [Marks::new()?, Marks::new()?],
         })
     }
 }
 
-impl Gpulet {
-    /// What a batch that is done took of the device, from its own start or from the end of the one
-    /// before it.
-    fn taken_ns(&self, flight: &Flight, now_ns: u64) -> Result<u64, CudaError> {
-        let marks = &self.marks[flight.set];
-        let own_ns = marks.begun.ns_until(&marks.done)?;
-        Ok(if flight.queued_behind { own_ns.min(now_ns - self.done_ns) } else { own_ns })
-    }
-}
-
 impl Marks {
     fn new() -> Result<Marks, CudaError> {
-        Ok(Marks {
-            begun: Event::timed()?,
-            copied_in: Event::new()?,
-            computed: Event::new()?,
-            done: Event::timed()?,
-        })
+        Ok(Marks { copied_in: Event::new()?, computed: Event::new()?, done: Event::new()? })
     }
 }
 

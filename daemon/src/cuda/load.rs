@@ -20,6 +20,7 @@ use crate::backend::torch::{ARCHIVE_BYTES_MAX, Spec, check_signature, specs_of};
 use crate::backend::warmup::sizes;
 use crate::backend::{LoadError, pictures};
 use crate::execute::engine::{Load, Progress};
+use crate::execute::foresight::Foresight;
 use crate::model::{self, Model, Source};
 use crate::store;
 
@@ -264,7 +265,7 @@ impl Maker<'_> {
                 }
             }
             self.capture_ns.update(|ns| ns + ns_since(begun));
-            made.push(Size { rows, graphs, typical_ns: 0 });
+            made.push(Size { rows, graphs, foresight: Foresight::new(0) });
         }
         made.reverse();
         let mut lane = Lane { sizes: made, sets, points: Vec::new(), capture: Some(capture) };
@@ -319,7 +320,7 @@ impl Maker<'_> {
             }
             taken_ns.sort_unstable();
             let (p50_ns, p99_ns) = (taken_ns[taken_ns.len() / 2], taken_ns[taken_ns.len() - 1]);
-            size.typical_ns = p50_ns;
+            size.foresight = Foresight::new(p50_ns);
             lane.points.push(ProfilePoint { rows: size.rows, p50_ns, p99_ns });
         }
         Ok(())

@@ -13,6 +13,7 @@ use super::moves::HostPart;
 use crate::backend::buffer::RowBytes;
 use crate::backend::torch::Spec;
 use crate::backend::values::make_harmless;
+use crate::execute::foresight::Foresight;
 use crate::model::Model;
 
 /// Batches of one gpulet that can be under way: one computes while the next is copied in.
@@ -81,8 +82,8 @@ pub(super) struct Size {
     pub rows: u32,
     /// One for each set; without, the model runs eagerly.
     pub graphs: Option<[Graph; SETS]>,
-    /// What batches of this size take from start to end, as last seen.
-    pub typical_ns: u64,
+    /// When batches of this size end.
+    pub foresight: Foresight,
 }
 
 /// Where the tensors of so many rows lie: on the device as the model sees them, on the host as clients

@@ -89,8 +89,12 @@ pub trait Engine {
     /// [`Fault`].
     fn poll(&mut self) -> Result<Option<BatchReport>, Fault>;
 
-    /// When the next batch should be done (CLOCK_MONOTONIC); `None` when none is under way.
-    fn due_ns(&self) -> Option<u64>;
+    /// From when on to look for the next end of a batch (CLOCK_MONOTONIC); `None` when none is under
+    /// way.
+    fn look_ns(&self) -> Option<u64>;
+
+    /// This thread was asleep until now, so as to look for an end.
+    fn woke(&mut self, _now_ns: u64) {}
 
     /// Begins to make ready for other shares, one a gpulet, while batches go on as before. What comes
     /// of it is told by [`prepared`](Engine::prepared).

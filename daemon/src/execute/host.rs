@@ -80,7 +80,7 @@ impl Engine for Host {
         Ok(self.done.pop_front())
     }
 
-    fn due_ns(&self) -> Option<u64> {
+    fn look_ns(&self) -> Option<u64> {
         None
     }
 }

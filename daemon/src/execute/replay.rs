@@ -15,6 +15,9 @@ use crate::clock::now_ns;
 use crate::model::{Builtin, Model, Source};
 use crate::wire::{BatchCommand, BatchReport, DEPTH_MAX};
 
+/// What waking up takes.
+const WAKE_NS: u64 = 50_000;
+
 /// Loads models from profiles.
 pub struct ReplayLoad(pub Replay);
 
@@ -180,8 +183,9 @@ impl Engine for Replayer {
         Ok(Some(BatchReport { gpulet: command.gpulet, started_ns: start_ns, ..ran }))
     }
 
-    fn due_ns(&self) -> Option<u64> {
-        self.gpulets.iter().filter_map(|gpulet| Some(gpulet.flights.front()?.end_ns)).min()
+    fn look_ns(&self) -> Option<u64> {
+        let ends = self.gpulets.iter().filter_map(|gpulet| Some(gpulet.flights.front()?.end_ns));
+        ends.min().map(|end_ns| end_ns.saturating_sub(WAKE_NS))
     }
 
     fn prepare(&mut self, shares_pct: &[u8]) -> Result<(), String> {

@@ -1,8 +1,8 @@
 //! The thread that takes commands and reports.
 //!
 //! It polls for a while after it had something to do, then sleeps until a doorbell rings. While a
-//! batch is under way on a device it knows when that should be done, and sleeps until shortly before:
-//! polling all the while would cost a CPU, and being woken up at the end would cost latency.
+//! batch is under way on a device it sleeps until shortly before the end, as [`super::foresight`]
+//! tells, then wakes the daemon and polls: both are awake when the report comes.
 
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
@@ -15,25 +15,17 @@ use rustix::io::Errno;
 
 use super::control::{self, Control, Heard};
 use super::engine::{Engine, Facts, Loaded, Preparation};
+use super::foresight::nap_ns;
 use super::loader::{self, Loader, Said};
 use super::start::Started;
 use super::{Daemon, ExecuteError, io_error};
-use crate::clock::now_ns;
+use crate::clock::{self, now_ns};
 use crate::wire::{BatchCommand, BatchReport, FromExecutor, RegionGeometry, ToExecutor};
 
 /// How long a busy executor may leave the control socket unread.
 const CONTROL_EVERY_NS: u64 = 1_000_000;
 /// Looks at the command ring between two looks at the clock.
 const LOOKS: u32 = 32;
-/// What is kept free between the end of a nap and the end of a batch, beside what waking up takes.
-const MARGIN_NS: u64 = 10_000;
-/// The most that waking up is expected to take.
-const WAKE_NS_MAX: u64 = 200_000;
-/// Polling ends so long after the batch should have been done, and naps begin.
-const PATIENCE_NS: u64 = 50_000;
-/// One nap while a batch is late.
-const NAP_NS: u64 = 20_000;
-
 /// Runs an executor until the daemon hangs up.
 pub(super) fn run<E: Engine>(
     control: Control,
@@ -61,7 +53,7 @@ pub(super) fn run<E: Engine>(
         prepared: None,
         spin_ns: started.spin_ns,
         listened_ns: now_ns(),
-        wake_ns: MARGIN_NS,
+        napped: false,
     };
     match executor.turns() {
         Err(ExecuteError::Fault(fault)) => {
@@ -92,8 +84,8 @@ struct Executor<E: Engine> {
     spin_ns: u64,
     /// When the control socket was last looked at.
     listened_ns: u64,
-    /// How much longer naps last than was asked for.
-    wake_ns: u64,
+    /// It slept until an end was near, and has not looked for it since.
+    napped: bool,
 }
 
 impl<E: Engine> Executor<E> {
@@ -113,6 +105,7 @@ impl<E: Engine> Executor<E> {
                 }
                 worked = true;
             }
+            self.announce(worked)?;
             let now_ns = now_ns();
             if worked {
                 busy_ns = now_ns;
@@ -121,17 +114,33 @@ impl<E: Engine> Executor<E> {
             if listening && self.listen()? == Daemon::Gone {
                 return Ok(());
             }
-            let rest = match self.engine.due_ns() {
+            let look_ns = self.engine.look_ns();
+            let rest = match look_ns {
                 Some(_) if self.spin_ns == u64::MAX => None,
-                Some(due_ns) => nap_ns(now_ns, due_ns, self.wake_ns + MARGIN_NS).map(Some),
+                Some(look_ns) => nap_ns(now_ns, look_ns).map(Some),
                 None => (now_ns.saturating_sub(busy_ns) >= self.spin_ns).then_some(None),
             };
-            if let Some(limit_ns) = rest
-                && self.sleep(limit_ns)? == Daemon::Gone
-            {
+            let Some(limit_ns) = rest else { continue };
+            if self.sleep(limit_ns)? == Daemon::Gone {
                 return Ok(());
             }
+            // Of a nap while a batch is late nothing is to be learnt.
+            if let Some(look_ns) = look_ns.filter(|look_ns| now_ns < *look_ns) {
+                let woke_ns = clock::now_ns();
+                self.napped = woke_ns >= look_ns;
+                self.engine.woke(woke_ns);
+            }
         }
+    }
+
+    /// Wakes the daemon for a report that is about to come: waking up takes it longer than what is left
+    /// until then, and the time of both counts.
+    fn announce(&mut self, reported: bool) -> Result<(), ExecuteError> {
+        let awaiting = std::mem::take(&mut self.napped) && !reported && self.spin_ns > 0;
+        if awaiting && self.reports.announce() {
+            self.report_bell.signal().map_err(io_error("report doorbell"))?;
+        }
+        Ok(())
     }
 
     /// Looks for a command a few times.
@@ -190,12 +199,7 @@ impl<E: Engine> Executor<E> {
             tv_sec: (ns / 1_000_000_000) as i64,
             tv_nsec: (ns % 1_000_000_000) as i64,
         });
-        let begin_ns = limit_ns.map(|ns| (now_ns(), ns));
         let polled = poll(&mut fds, limit.as_ref());
-        if let (Some((begin_ns, limit_ns)), Ok(0)) = (begin_ns, polled) {
-            let over_ns = now_ns().saturating_sub(begin_ns + limit_ns).min(WAKE_NS_MAX);
-            self.wake_ns = self.wake_ns - self.wake_ns / 8 + over_ns / 8;
-        }
         let rung = !fds[0].revents().is_empty();
         let spoken = !fds[1].revents().is_empty() || !fds[2].revents().is_empty();
         self.commands.awake();
@@ -344,29 +348,5 @@ impl<E: Engine> Executor<E> {
                 FromExecutor::LoadFailed { instance, error: control::cut(error) }
             }
         }
-    }
-}
-
-/// How long to sleep while a batch is under way that should be done at `due_ns`, so as to be awake
-/// `early_ns` before; `None` to go on polling.
-fn nap_ns(now_ns: u64, due_ns: u64, early_ns: u64) -> Option<u64> {
-    if now_ns + early_ns + MARGIN_NS < due_ns {
-        return Some(due_ns - now_ns - early_ns);
-    }
-    (now_ns > due_ns + PATIENCE_NS).then_some(NAP_NS)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn naps_end_before_the_batch_and_go_on_when_it_is_late() {
-        let (due_ns, early_ns) = (1_000_000, 30_000);
-        assert_eq!(nap_ns(0, due_ns, early_ns), Some(due_ns - early_ns));
-        for polling_ns in [due_ns - early_ns, due_ns, due_ns + PATIENCE_NS] {
-            assert_eq!(nap_ns(polling_ns, due_ns, early_ns), None);
-        }
-        assert_eq!(nap_ns(due_ns + PATIENCE_NS + 1, due_ns, early_ns), Some(NAP_NS));
     }
 }

@@ -151,6 +151,19 @@ impl<M: RingMemory, E: Entry> Producer<M, E> {
         asleep
     }
 
+    /// Tells that something will be published soon. Returns whether the consumer sleeps and must be
+    /// signalled.
+    #[must_use = "a sleeping consumer must be signalled"]
+    pub fn announce(&self) -> bool {
+        let sleeping = self.memory.sleeping();
+        // No fence: a consumer that is missed here is signalled by the commit.
+        let asleep = sleeping.load(Ordering::Relaxed) != 0;
+        if asleep {
+            sleeping.store(0, Ordering::Relaxed);
+        }
+        asleep
+    }
+
     /// The memory this ring lives in.
     pub fn memory(&self) -> &M {
         &self.memory

@@ -52,6 +52,21 @@ fn many_entries_cross_two_threads_in_order() {
 }
 
 #[test]
+fn a_sleeper_is_told_once_of_what_is_about_to_come() {
+    let (daemon, client) = region(4);
+    let (mut producer, mut consumer) = (client.submission_producer(), daemon.submission_consumer());
+    assert!(!producer.announce(), "nobody sleeps");
+    assert!(consumer.prepare_sleep().unwrap());
+    assert!(producer.announce());
+    producer.push(&Submission::zeroed()).unwrap();
+    assert!(!producer.announce() && !producer.commit(), "it was told before");
+    assert!(consumer.pop().unwrap().is_some());
+    assert!(consumer.prepare_sleep().unwrap());
+    producer.push(&Submission::zeroed()).unwrap();
+    assert!(producer.commit(), "it sleeps again");
+}
+
+#[test]
 fn payload_written_by_one_side_is_read_by_the_other() {
     let geometry = Geometry::new(4096, 3).unwrap();
     let (_daemon, fd) = Region::create(geometry).unwrap();

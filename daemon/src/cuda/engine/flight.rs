@@ -69,7 +69,6 @@ pub(super) fn launch(
     let marks = &gpulet.marks[flight.set];
     let alone = gpulet.flights.is_empty();
     let inward = if alone { &gpulet.compute } else { &gpulet.copy_in };
-    marks.begun.record(inward)?;
     let batch = Batch { regions, loaded, set, requests };
     // Before anything is queued, so that a broken command leaves nothing behind.
     batch.check().map_err(broken)?;
@@ -101,18 +100,18 @@ pub(super) fn launch(
     marks.done.record(outward)?;
 
     if let Some(last) = gpulet.flights.back() {
-        flight.begin_ns = flight.begin_ns.max(last.due_ns);
+        flight.begin_ns = flight.begin_ns.max(last.look_ns);
     }
-    flight.due_ns = flight.begin_ns + lane.sizes[flight.size].typical_ns;
+    flight.look_ns = flight.begin_ns + lane.sizes[flight.size].foresight.look_ns();
     Ok(())
 }
 
-/// A batch is done: what was staged goes to slots, and its time is remembered.
+/// A batch is done: what was staged goes to slots, and what its end taught is remembered.
 pub(super) fn finish(
     regions: &Regions,
     instances: &mut HashMap<u32, Box<Loaded>>,
     flight: &mut Flight,
-    taken_ns: u64,
+    now_ns: u64,
 ) {
     let command = flight.command;
     let Some(loaded) = instances.get_mut(&command.instance) else { return };
@@ -137,9 +136,12 @@ pub(super) fn finish(
             }
         }
     }
-    let typical_ns = &mut loaded.lanes[command.gpulet as usize].sizes[flight.size].typical_ns;
-    // Half a dozen batches forget a single slow one.
-    *typical_ns = *typical_ns - *typical_ns / 8 + taken_ns / 8;
+    let foresight = &mut loaded.lanes[command.gpulet as usize].sizes[flight.size].foresight;
+    if flight.awaited {
+        foresight.awaited(now_ns - flight.begin_ns, flight.late_ns);
+    } else {
+        foresight.missed();
+    }
 }
 
 fn ok() -> u8 {
