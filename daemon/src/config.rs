@@ -80,6 +80,16 @@ pub enum Spin {
     Always,
 }
 
+impl Spin {
+    /// How long; `u64::MAX` for ever.
+    pub fn ns(self) -> u64 {
+        match self {
+            Spin::For { ns } => ns,
+            Spin::Always => u64::MAX,
+        }
+    }
+}
+
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {

@@ -37,6 +37,8 @@ pub struct Dispatcher {
     pub entries_per_turn_max: u32,
     /// Sessions whose client broke a rule since the last turn, and which rule.
     pub violations: Vec<(u32, &'static str)>,
+    /// The last turn took reports.
+    pub answered: bool,
     /// Requests in queues.
     queued_count: u32,
     /// Completions could not be posted for lack of room: look again soon, no bell will ring.
@@ -58,6 +60,7 @@ impl Dispatcher {
             draining: false,
             entries_per_turn_max,
             violations: Vec::with_capacity(64),
+            answered: false,
             queued_count: 0,
             stalled: false,
             next_batch: 0,
@@ -69,7 +72,9 @@ impl Dispatcher {
     /// One bounded turn. Returns how many submissions, reports and batches it handled.
     pub fn turn(&mut self, now_ns: u64) -> usize {
         let mut work = self.take_submissions(now_ns);
-        work += self.take_reports(now_ns);
+        let reports = self.take_reports(now_ns);
+        self.answered = reports > 0;
+        work += reports;
         if self.queued_count > 0 {
             work += self.expire(now_ns);
             work += self.close_batches(now_ns);

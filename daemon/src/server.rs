@@ -1,9 +1,9 @@
 //! The daemon's one thread: it owns every descriptor, and calls the dispatcher in turns.
 //!
-//! A turn never blocks. When nothing is to do, the server polls for as long as the config says, then
-//! announces sleep to every client and executor and sleeps in mio until a descriptor or a timer wakes
-//! it: the latest shortly before a batch should end. Everything rare (connections, control messages,
-//! signals, reloads) happens between turns.
+//! A turn never blocks. When nothing is to do, the server polls for as long as the config says, where
+//! that has paid of late, then announces sleep to every client and executor and sleeps in mio until a
+//! descriptor or a timer wakes it: as a rule shortly before a batch ends. Everything rare
+//! (connections, control messages, signals, reloads) happens between turns.
 
 mod alarm;
 mod clients;
@@ -14,6 +14,7 @@ mod placing;
 mod sharing;
 mod starts;
 mod succession;
+mod vigil;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -27,7 +28,7 @@ use signal_hook_mio::v1_0::Signals;
 use tracing::{info, warn};
 
 use crate::clock::now_ns;
-use crate::config::{Config, Spin};
+use crate::config::Config;
 use crate::connection::Connection;
 use crate::dispatch::Dispatcher;
 use crate::executor::{EXECUTORS_MAX, Executors, find_program};
@@ -35,6 +36,7 @@ use crate::notify::Notifier;
 
 use alarm::{Alarm, Watch, watch};
 use devices::Devices;
+use vigil::Vigil;
 
 const LISTENER: Token = Token(0);
 const SIGNALS: Token = Token(1);
@@ -157,7 +159,7 @@ impl Server {
     /// [`ServerError::Io`] if the kernel refuses to wait for events.
     pub fn run(mut self) -> Result<(), ServerError> {
         let mut events = Events::with_capacity(256);
-        let mut idle_since_ns = now_ns();
+        let mut vigil = Vigil::new(now_ns());
         let mut polled_ns = 0;
         loop {
             let now = now_ns();
@@ -165,8 +167,11 @@ impl Server {
             if !self.dispatcher.violations.is_empty() {
                 self.end_violators();
             }
+            let spin_ns = self.config.spin.ns();
             if work > 0 {
-                idle_since_ns = now;
+                vigil.worked(now, self.dispatcher.answered, spin_ns);
+            } else {
+                vigil.found_nothing();
             }
             if now.saturating_sub(self.housekeeping_ns) >= HOUSEKEEPING_NS {
                 self.housekeep(now);
@@ -174,7 +179,7 @@ impl Server {
                     break;
                 }
             }
-            let watch = self.watch(now, idle_since_ns);
+            let watch = self.watch(now, spin_ns, &vigil);
             let asleep = work == 0 && !watch.poll && self.dispatcher.prepare_sleep();
             if !asleep && now.saturating_sub(polled_ns) < POLL_EVERY_NS {
                 if work == 0 {
@@ -187,7 +192,7 @@ impl Server {
             polled_ns = now_ns();
             if asleep {
                 self.dispatcher.awake();
-                idle_since_ns = polled_ns;
+                vigil.woke(polled_ns, spin_ns);
             }
             self.handle(&events, polled_ns);
         }
@@ -206,15 +211,13 @@ impl Server {
     }
 
     /// Whether to poll although there was nothing to do, and when to at the latest.
-    fn watch(&self, now_ns: u64, idle_since_ns: u64) -> Watch {
-        let forever = Watch { poll: true, wake_ns: now_ns };
-        let Spin::For { ns } = self.config.spin else { return forever };
-        if now_ns.saturating_sub(idle_since_ns) < ns {
-            return forever;
+    fn watch(&self, now_ns: u64, spin_ns: u64, vigil: &Vigil) -> Watch {
+        if vigil.polls(now_ns, spin_ns) {
+            return Watch { poll: true, wake_ns: now_ns };
         }
         // Who may not poll is woken by the report itself.
-        let ends = self.dispatcher.executors.ends().filter(|_| ns > 0);
-        watch(now_ns, ns, ends)
+        let ends = self.dispatcher.executors.unannounced_ends().filter(|_| spin_ns > 0);
+        watch(now_ns, spin_ns, ends)
     }
 
     /// Sets the alarm for the next thing that is known to happen. How long to sleep at the most.

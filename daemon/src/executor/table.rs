@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Executor, State};
+use crate::config::Mechanism;
 use crate::gpulet::{Gpulet, GpuletId};
 use crate::limits::GPULETS_MAX;
 
@@ -99,10 +100,12 @@ impl Executors {
         self.iter().find(|(_, it)| it.replaces == Some(old)).map(|(index, _)| index)
     }
 
-    /// When each gpulet that runs a batch may be done with it.
-    pub fn ends(&self) -> impl Iterator<Item = u64> {
+    /// When each gpulet that runs a batch may be done with it, of those whose executors cannot tell
+    /// beforehand.
+    pub fn unannounced_ends(&self) -> impl Iterator<Item = u64> {
         let gpulets = self.table.iter().flat_map(|executor| &executor.gpulets);
-        gpulets.filter_map(|gpulet| Some(gpulet.batches().next()?.soonest_ns))
+        let mute = gpulets.filter(|gpulet| gpulet.config.mechanism == Mechanism::Cpu);
+        mute.filter_map(|gpulet| Some(gpulet.batches().next()?.soonest_ns))
     }
 
     /// How many indices there are.

@@ -1,8 +1,9 @@
 //! Sleeping to the microsecond, and waking for what is expected.
 //!
-//! The kernel's poll sleeps for whole milliseconds; a timer beside it does not. A batch's end is known
-//! in advance, so the daemon sleeps until shortly before and polls for the report: a wake-up by the
-//! report itself costs more than ten microseconds, and polling all the while costs a CPU.
+//! The kernel's poll sleeps for whole milliseconds; a timer beside it does not. The end of a batch on
+//! the host, whose executor computes until then, is known in advance, so the daemon sleeps until
+//! shortly before and polls for the report: a wake-up by the report itself costs more than ten
+//! microseconds, and polling all the while costs a CPU. On a device the executor announces its report.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};

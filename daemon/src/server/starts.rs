@@ -53,8 +53,7 @@ pub(super) fn wanted(config: &Config, devices: &Devices) -> Vec<Wanted> {
             spin_ns: match config.spin {
                 // A CPU's models need the CPU that would be polling.
                 Spin::Always if !needs_cuda(mechanism) => 0,
-                Spin::Always => u64::MAX,
-                Spin::For { ns } => ns,
+                spin => spin.ns(),
             },
         };
         let device = devices.domain(gpulet);
