@@ -9,7 +9,7 @@ use gpulet_plan::problem::Problem;
 use gpulet_plan::search::Policy;
 use gpulet_plan::sim::Settings;
 use gpulet_plan::workload::{
-    PEAKS, SCENARIOS, Workload as Kind, by_name, peak, rates_file, schedulability,
+    PEAKS, SCENARIOS, SCHEDULABILITY, Workload as Kind, by_name, peak, rates_file, schedulability,
 };
 
 use super::published::{Files, write};
@@ -32,6 +32,9 @@ pub struct Workload {
     /// Where the file goes; left out, to standard output
     #[arg(long, value_name = "FILE", conflicts_with = "peak")]
     output: Option<PathBuf>,
+    /// Instead: how many requests arrive in each second, as a trace for `simulate --trace`
+    #[arg(long, conflicts_with = "peak")]
+    counts: bool,
     /// Search for the highest level at which all requests reach --attainment in simulation
     #[arg(long)]
     peak: bool,
@@ -54,16 +57,44 @@ impl Workload {
         }
         let Some(name) = &self.name else { return list() };
         if name == "schedulability" {
-            return self.put(&rates_file(&schedulability(self.level as u32)));
+            return self.schedulability();
         }
         let Some(kind) = by_name(name) else {
             return Err(CtlError::Usage(format!("NAME must be a workload, {name:?} is not")));
         };
         if self.peak {
             self.peaks(kind)
+        } else if self.counts {
+            self.put(&self.counted(kind)?)
         } else {
             self.put(&rates_file(&kind.demands(self.level, self.slo)))
         }
+    }
+
+    fn schedulability(&self) -> Result<(), CtlError> {
+        let cases = 3_u32.pow(SCHEDULABILITY.len() as u32) - 1;
+        let whole = self.level.fract() == 0.0 && self.level >= 1.0 && self.level <= cases.into();
+        if !whole || self.counts || self.peak {
+            let rule =
+                format!("schedulability takes --level 1 to {cases}, and no --peak or --counts");
+            return Err(CtlError::Usage(rule));
+        }
+        let mut demands = schedulability(self.level as u32);
+        demands.iter_mut().for_each(|demand| demand.slo_ms *= self.slo);
+        self.put(&rates_file(&demands))
+    }
+
+    /// Arrivals of all requests together, second by second.
+    fn counted(&self, kind: &Kind) -> Result<String, CtlError> {
+        let load = self.load.with_trace()?;
+        let Settings { seed, seconds, .. } = load.settings(Settings::default())?;
+        let rate: f64 = kind.demands(self.level, self.slo).iter().map(|demand| demand.rate).sum();
+        let mut counts = vec![0_u64; seconds.ceil() as usize];
+        let mut stream = load.arrivals(rate).stream(seed);
+        while let Some(count) = counts.get_mut(stream.next_s() as usize) {
+            *count += 1;
+        }
+        Ok(counts.iter().map(|count| format!("{count}\n")).collect())
     }
 
     fn put(&self, text: &str) -> Result<(), CtlError> {
