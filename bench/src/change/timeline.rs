@@ -222,3 +222,66 @@ pub fn write(path: &Path, changes: &[Change], answers: &[Answer]) -> Result<(), 
     }
     fs::write(path, text).doing(&format!("writing {}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use gpulet_client::Status;
+
+    use super::*;
+    use crate::settings::{Gpulet, Held};
+
+    const MS: u64 = 1_000_000;
+
+    /// Answers every 2 ms, each to what was asked 4 ms before.
+    fn steady(begin_ms: u64, end_ms: u64) -> Vec<Answer> {
+        let answer = |half: u64| Answer {
+            who: 0,
+            asked_ns: (2 * half).saturating_sub(4) * MS,
+            begun_ns: (2 * half).saturating_sub(2) * MS,
+            finished_ns: 2 * half * MS,
+            status: Status::Ok,
+        };
+        (begin_ms / 2..end_ms / 2).map(answer).collect()
+    }
+
+    fn change() -> Change {
+        let gpulet = Gpulet::of(Held::Mps, 75);
+        let mut change = Change::new(&[gpulet], vec![50], 1000 * MS);
+        change.steps[0].decided_ns = Some(1201 * MS);
+        change.steps[0].switched_ns = Some(1203 * MS);
+        (change.over_ns, change.quiet_ns, change.end_ns) = (1300 * MS, (0, 1500 * MS), 2000 * MS);
+        change
+    }
+
+    #[test]
+    fn a_change_that_nobody_notices_has_no_gap_and_nothing_late() {
+        let course = change().courses(&steady(0, 2000)).remove(0);
+        assert_eq!((course.ready_ns, course.switch_ns), (201 * MS, 2 * MS));
+        // Handed over at 1204, the first after the switch.
+        assert_eq!((course.first_begun_ns, course.first_answered_ns), (3 * MS, 5 * MS));
+        assert_eq!((course.batch_ns, course.gap_ns), (2 * MS, 2 * MS));
+        assert_eq!((course.late, course.late_when_quiet, course.late_most_ns), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_pause_is_a_gap_and_what_waited_through_it_is_late() {
+        let mut answers = steady(0, 2000);
+        for answer in &mut answers {
+            if (1202 * MS..1212 * MS).contains(&answer.finished_ns) {
+                answer.finished_ns = 1212 * MS;
+            }
+        }
+        let course = change().courses(&answers).remove(0);
+        assert_eq!(course.gap_ns, 12 * MS);
+        // Usual are 4 ms, and up to 6 are not late: those that took 14, 12, 10 and 8 are.
+        assert_eq!((course.late, course.late_most_ns), (4, 10 * MS));
+        assert_eq!(course.late_when_quiet, 0);
+    }
+
+    #[test]
+    fn a_share_that_stays_has_no_course() {
+        let gpulet = Gpulet::of(Held::Mps, 50);
+        let change = Change::new(&[gpulet], vec![50], 0);
+        assert!(change.is_over() && change.courses(&steady(0, 10)).is_empty());
+    }
+}
