@@ -122,7 +122,7 @@ pub struct Executor {
     pub restart_count: u64,
     /// With what its last process ended, if that was not by a signal.
     pub exit_code: Option<i32>,
-    /// MPS was asked to end its work; it is killed then, or at this time.
+    /// MPS was asked to end the work of its last process, which is killed then, or at this time.
     pub doomed_ns: Option<u64>,
     /// The model that it loads now, by what it said last.
     pub loading: Option<u32>,
@@ -211,6 +211,7 @@ impl Executor {
         self.process = Some(Process::start(program, &self.environment, &self.start, with)?);
         self.heard_ns = now_ns();
         self.lost_device = false;
+        self.doomed_ns = None;
         self.served = false;
         self.shares_pct = self.wanted_pct();
         self.sharing = Sharing::Settled;
@@ -324,7 +325,6 @@ impl Executor {
         let Ok(Some(status)) = process.child.try_wait() else { return false };
         process.deregister(registry);
         self.exit_code = status.code();
-        self.doomed_ns = None;
         let lived_ns = now_ns.saturating_sub(process.started_ns);
         self.process = None;
         if self.retired {

@@ -53,21 +53,31 @@ struct Daemon {
 }
 
 impl Devices {
-    /// Finds the devices that the config names; none are needed where it names none.
-    pub(super) fn find(config: &Config) -> Result<Devices, DeviceProblem> {
-        let mut devices = Devices::default();
-        let on_gpu = |gpulet: &&Gpulet| needs_cuda(&gpulet.mechanism);
-        let mut gpulets = config.gpulets.iter().filter(on_gpu).peekable();
-        if gpulets.peek().is_none() {
-            return Ok(devices);
-        }
-        let inventory = Inventory::read();
-        for gpulet in gpulets {
+    /// Finds the devices that the config names; none are needed where it names none. NVML takes tens of
+    /// milliseconds to start, in which nobody is served: it is not asked for those that are `known`.
+    pub(super) fn find(config: &Config, known: &Devices) -> Result<Devices, DeviceProblem> {
+        Devices::find_by(config, known, Inventory::read)
+    }
+
+    fn find_by(
+        config: &Config,
+        known: &Devices,
+        read: impl Fn() -> Inventory,
+    ) -> Result<Devices, DeviceProblem> {
+        let (mut devices, mut inventory) = (Devices::default(), None);
+        for gpulet in config.gpulets.iter().filter(|it| needs_cuda(&it.mechanism)) {
             let problem =
                 |rule: String| DeviceProblem::Gpulet { gpulet: gpulet.name.clone(), rule };
             let Some(name) = gpulet.mechanism.device() else { continue };
-            let device = inventory.find(name).map_err(|error| problem(error.to_string()))?;
-            devices.names.insert(name.to_string(), (device.index, device.uuid.clone()));
+            let found = match known.names.get(&name.to_string()) {
+                Some(found) => found.clone(),
+                None => {
+                    let inventory: &Inventory = inventory.get_or_insert_with(&read);
+                    let found = inventory.find(name).map_err(|error| problem(error.to_string()))?;
+                    (found.index, found.uuid.clone())
+                }
+            };
+            devices.names.insert(name.to_string(), found);
         }
         Ok(devices)
     }
@@ -277,6 +287,10 @@ impl Server {
         if executor.lost_device {
             return;
         }
+        // Whose work was ended by MPS has lost that alone.
+        if executor.doomed_ns.is_some() {
+            return executor.kill();
+        }
         match executor.device.clone() {
             Some(device) => {
                 self.devices.note_fault(&device);
@@ -316,5 +330,30 @@ impl Server {
             && executors.any(|(_, it)| {
                 it.device.as_deref() == device && it.state == State::Dying && it.lost_device
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(folder: &std::path::Path, device: u32) -> Config {
+        let path = folder.join("gpuletd.toml");
+        let gpulet = format!("name = 'a'\nmechanism = 'mps'\ndevice = {device}\nshare_pct = 50\n");
+        std::fs::write(&path, format!("[[gpulet]]\n{gpulet}")).unwrap();
+        Config::load(&path).unwrap()
+    }
+
+    #[test]
+    fn devices_that_are_known_are_not_asked_for_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = BTreeMap::from([("0".to_owned(), (0, "GPU-known".to_owned()))]);
+        let known = Devices { names, ..Devices::default() };
+        let none =
+            || Inventory { reason_if_none: Some("asked".to_owned()), ..Inventory::default() };
+        let same = Devices::find_by(&config(folder.path(), 0), &known, none).unwrap();
+        assert_eq!(same.names, known.names);
+        let other = Devices::find_by(&config(folder.path(), 1), &known, none).unwrap_err();
+        assert!(other.to_string().contains("asked"), "{other}");
     }
 }

@@ -61,7 +61,7 @@ impl Server {
     }
 
     fn apply_gpulets(&mut self) -> Result<(), ConfigProblem> {
-        let mut devices = Devices::find(&self.config)?;
+        let mut devices = Devices::find(&self.config, &self.devices)?;
         let wanted = wanted(&self.config, &devices);
         if wanted.iter().any(|it| it.gpulets.len() > EXECUTOR_GPULETS_MAX) {
             return Err(ConfigProblem::TooManyGpulets("more gpulets of a device than can be"));
@@ -102,7 +102,7 @@ impl Server {
         let read = loaded.and_then(|config| {
             let models = scan(&config.models, &config.limits)?;
             config.check_models(&models)?;
-            Devices::find(&config)?;
+            Devices::find(&config, &self.devices)?;
             Ok((config, models))
         });
         match read {
