@@ -40,10 +40,15 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 mkdir -p "$results"
 rm -f "$results/failed"
 gpuletctl devices
-"$here/ffi/torch/build-shims.sh" "$torch" "$bin"
 
-step "models"
+step "shims and models"
+"$here/ffi/torch/build-shims.sh" "$torch" "$bin" >"$results/shims.log" 2>&1 &
+shims=$!
 python3 "$here/resource/models/export.py" "$models" --only "${paper// /,}" | tail -1
+wait $shims || {
+  cat "$results/shims.log"
+  exit 1
+}
 [ -e "$models/crepe" ] || cp -r "$here/target/models/crepe" "$models/" 2>/dev/null || echo "no crepe"
 variant() { # NAME SUFFIX LINE...: the same archive under another name, with lines before its own
   mkdir -p "$models/$1_$2"

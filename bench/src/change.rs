@@ -162,7 +162,7 @@ fn change(
             if event.text.contains("shares stay as they are")
                 || event.text.contains("stays as it is")
             {
-                return Err(Error::failed("the change is refused", &event.text));
+                return Err(daemon.complaint("the change is refused"));
             }
             note(&mut change, gpulets, &event);
         }

@@ -13,10 +13,6 @@ use crate::stats::{Recorder, Round};
 
 /// A deadline that no batch misses: admission is not what is measured.
 pub const ANSWER_NS_MAX: u64 = 120_000_000_000;
-/// One look at whether the rate has settled: longer than loading a model takes.
-const SETTLING: Duration = Duration::from_secs(4);
-const SETTLING_MAX: u32 = 15;
-
 /// A client that never lets up.
 pub struct Load {
     session: Session,
@@ -59,22 +55,6 @@ impl Load {
             requests.push(request);
         }
         requests.into_iter().try_for_each(|request| Ok(self.session.release(request)?))
-    }
-
-    /// Runs until more time makes no difference: every gpulet has loaded the model then.
-    ///
-    /// # Errors
-    /// The first answer that is none; when it never settles.
-    pub fn settle(&mut self) -> Result<(), Error> {
-        let mut last = f64::INFINITY;
-        for _ in 0..SETTLING_MAX {
-            let rate = self.round(SETTLING)?.per_second;
-            if (rate - last).abs() <= last * 0.02 {
-                return Ok(());
-            }
-            last = rate;
-        }
-        Err(Error::failed("load", "the rate does not settle"))
     }
 
     /// Sends one more; `user_data` comes back with its answer.

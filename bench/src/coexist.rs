@@ -14,6 +14,8 @@ use crate::report::{Figures, Host, Report};
 use crate::scene::{Copies, Given};
 use crate::stats::{Round, Summary};
 
+const WARM_UP: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(flatten)]
@@ -45,10 +47,11 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let daemon = scene.start()?;
     let mut loads = Vec::new();
     for model in &scene.models {
-        let mut load = Load::open(&daemon, model, *rows, in_flight)?;
-        load.settle()?;
-        loads.push(load);
+        loads.push(Load::open(&daemon, model, *rows, in_flight)?);
     }
+    daemon.await_gpulets(&scene.settings)?;
+    // The daemon learns what batches take, and clocks rise.
+    together(&mut loads, WARM_UP)?;
     let mut all: Vec<Vec<Round>> = vec![Vec::new(); loads.len()];
     for round in 1..=*rounds {
         eprintln!("round {round} of {rounds}");

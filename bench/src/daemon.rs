@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::error::{Doing, Error};
 use crate::far::{kill, leashed, wait};
 use crate::place::Place;
-use crate::settings::Settings;
+use crate::settings::{Gpulet, Settings};
 
 const START_MAX: Duration = Duration::from_secs(30);
 const LOAD_MAX: Duration = Duration::from_secs(300);
@@ -62,7 +62,7 @@ impl Daemon {
         settings: &Settings,
     ) -> Result<Daemon, Error> {
         let folder = place.folder().to_owned();
-        let (socket, log) = (folder.join("gpuletd.sock"), folder.join("gpuletd.log"));
+        let (socket, log) = (folder.join("gpuletd.sock"), place.log().to_owned());
         let config = settings.write(place)?;
         let log_file = File::create(&log).doing("making the daemon's log")?;
         let child = leashed(cpu, program)?
@@ -108,6 +108,29 @@ impl Daemon {
         };
         let pid = executors.filter(has).find_map(|it| it["pid"].as_u64());
         Ok(pid.and_then(|pid| u32::try_from(pid).ok()))
+    }
+
+    /// Waits until every gpulet can run all models that the settings name for it.
+    ///
+    /// # Errors
+    /// With the end of its log, when that does not come.
+    pub fn await_gpulets(&self, settings: &Settings) -> Result<(), Error> {
+        let end = Instant::now() + LOAD_MAX;
+        let is_ready = |state: &Value, gpulet: &Gpulet| {
+            let wanted = gpulet.models.as_ref().map_or(0, Vec::len) as u64;
+            let mut all = state["gpulets"].as_array().into_iter().flatten();
+            all.any(|it| it["name"] == gpulet.name && it["models"].as_u64() >= Some(wanted))
+        };
+        loop {
+            let state = self.state()?;
+            if settings.gpulets.iter().all(|gpulet| is_ready(&state, gpulet)) {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                return Err(self.complaint("not every gpulet has its models"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Where its log is.

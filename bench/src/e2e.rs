@@ -83,7 +83,8 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
     let program = daemon::program(arguments.daemon.as_deref())?;
     let host = Host::look();
     let (place, name) = (Place::new()?, name_of(&arguments.model)?);
-    place.add_as(&name, &arguments.model, None)?;
+    // No more rows than are asked for: each size of batch is warmed up, twice here.
+    place.add_as(&name, &arguments.model, Some(arguments.rows))?;
     let spin = if arguments.always { ALWAYS } else { Spin::Micros(SPIN_US) };
     let gpulet = Gpulet::of(arguments.mechanism, arguments.share);
     let settings = Settings { spin, ..Settings::of(vec![gpulet]) };
@@ -98,7 +99,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
             Box::new(Alone::start(&arguments.model, &through.spec, arguments.rows, cpus)?)
         }
         Held::Mps | Held::Green => {
-            Box::new(GpuAlone::load(arguments, &through.spec, &daemon.mps_pipes(0))?)
+            Box::new(GpuAlone::load(arguments, &through.spec, &place, &daemon)?)
         }
         Held::Replay | Held::ReplaySplit => {
             return Err(Error::failed("--mechanism", "what is replayed runs no model"));

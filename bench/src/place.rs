@@ -16,6 +16,7 @@ const BYTE_IN_BYTE_OUT: &str = "\n[[input]]\nname = \"x\"\ndtype = \"u8\"\nshape
 #[derive(Debug)]
 pub struct Place {
     folder: TempDir,
+    log: PathBuf,
 }
 
 impl Place {
@@ -24,8 +25,18 @@ impl Place {
     /// # Errors
     /// What the kernel says.
     pub fn new() -> Result<Place, Error> {
+        Place::logging_to(None)
+    }
+
+    /// The same with the daemon's log elsewhere, where it stays.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn logging_to(log: Option<&Path>) -> Result<Place, Error> {
         let folder = tempfile::Builder::new().prefix("gpulet-bench-").tempdir();
-        let place = Place { folder: folder.doing("making a temporary folder")? };
+        let folder = folder.doing("making a temporary folder")?;
+        let log = log.map_or_else(|| folder.path().join("gpuletd.log"), Path::to_owned);
+        let place = Place { folder, log };
         for folder in [place.models(), place.profiles()] {
             fs::create_dir(folder).doing("making a folder for models")?;
         }
@@ -35,6 +46,11 @@ impl Place {
     /// All of it.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Where the daemon's log goes.
+    pub fn log(&self) -> &Path {
+        &self.log
     }
 
     /// Where the daemon looks for models.

@@ -31,6 +31,9 @@ pub struct Given {
     /// The gpuletd to start [default: the one beside this program]
     #[arg(long, value_name = "PATH")]
     daemon: Option<PathBuf>,
+    /// Keep the daemon's log in this file
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
     /// Write JSON to this file as well ("-": to standard output, instead of the table)
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -66,7 +69,8 @@ impl Given {
     /// # Errors
     /// What is missing, or cannot be together.
     pub fn scene(&self, copies: Copies, gpulets: u32, rows: u32) -> Result<Scene, Error> {
-        let (program, place) = (daemon::program(self.daemon.as_deref())?, Place::new()?);
+        let program = daemon::program(self.daemon.as_deref())?;
+        let place = Place::logging_to(self.log.as_deref())?;
         let count = self.gpulets.unwrap_or(gpulets);
         if self.mechanism == Held::Cpu && self.devices.len() > 1 {
             return Err(Error::failed("--devices", "there is one CPU"));

@@ -1,7 +1,5 @@
 //! The shim alone on a GPU: this process, the same captured graph, copies from and to pinned memory.
 
-use std::path::Path;
-
 use gpulet_client::ModelSpec;
 use gpulet_daemon::backend::buffer::BatchBuffer;
 use gpulet_daemon::backend::{Backend, Instance, View};
@@ -12,8 +10,10 @@ use gpulet_daemon::model;
 use gpulet_kernels::{Part, gather_image};
 
 use super::{Arguments, Contender, round_of};
+use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::input::fill;
+use crate::place::{Place, name_of};
 use crate::settings::Held;
 use crate::stats::Round;
 
@@ -37,7 +37,8 @@ impl GpuAlone {
     pub fn load(
         arguments: &Arguments,
         spec: &ModelSpec,
-        mps_pipes: &Path,
+        place: &Place,
+        daemon: &Daemon,
     ) -> Result<GpuAlone, Error> {
         let kernels = std::env::temp_dir().join("gpulet-bench-kernels");
         let mut options = Options { kernel_cache: Some(kernels), ..Options::default() };
@@ -47,15 +48,15 @@ impl GpuAlone {
             let percentage = arguments.share.to_string();
             // SAFETY: this process has one thread, and has not used CUDA yet.
             unsafe {
-                std::env::set_var("CUDA_MPS_PIPE_DIRECTORY", mps_pipes);
+                std::env::set_var("CUDA_MPS_PIPE_DIRECTORY", daemon.mps_pipes(0));
                 std::env::set_var("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", percentage);
             }
         }
         let failed = |why: String| Error::failed("the shim alone", why);
         let local = Local::open(&options).map_err(|why| failed(why.to_string()))?;
         let limits = Limits { slot_bytes_max: SLOT_BYTES_HARD_MAX, ..Limits::default() };
-        let model =
-            model::load(&arguments.model, &limits).map_err(|why| failed(why.to_string()))?;
+        let folder = place.models().join(name_of(&arguments.model)?);
+        let model = model::load(&folder, &limits).map_err(|why| failed(why.to_string()))?;
         let mut instance = local.load_file(&model).map_err(|why| failed(why.to_string()))?;
         let mut buffer = BatchBuffer::new(&model).map_err(|why| failed(why.to_string()))?;
         // SAFETY: the buffer is dropped after the instance.
