@@ -129,7 +129,7 @@ impl Dispatcher {
             let Some(profile) = hosted.fastest() else {
                 return hosted.queue.front().map(|entry| entry.deadline_ns);
             };
-            match decide(&hosted.queue, &hosted.limits, false, now_ns, profile) {
+            match decide(&hosted.queue, &hosted.limits, None, now_ns, profile) {
                 Decision::Wait { until_ns } => Some(until_ns),
                 Decision::Idle => None,
                 _ => Some(now_ns),

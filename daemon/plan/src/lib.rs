@@ -43,7 +43,7 @@
 //!     }
 //! }
 //!
-//! let decision = decide(&queue, &limits, true, now_ns, &profile);
+//! let decision = decide(&queue, &limits, Some(1), now_ns, &profile);
 //! let Decision::Close { count: 2, rows: 2, .. } = decision else { panic!("{decision:?}") };
 //! assert_eq!(queue.pop_front().map(|entry| entry.payload), Some("soon"));
 //! assert_eq!(queue.pop_front().map(|entry| entry.payload), Some("late"));

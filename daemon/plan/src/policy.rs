@@ -10,6 +10,12 @@
 //! A request is expired as soon as it cannot make its deadline even alone, so that an executor
 //! never runs what nobody can use any more.
 //!
+//! **Falling behind.** The older the front of the queue, the smaller the batch that it allows, and
+//! the less an executor carries: a queue that has fallen behind would stay behind. So where
+//! requests would be lost anyway, those at the front are given up instead, at most as many, until
+//! the batch has half of the longest time that a request in the queue has left. Half is what a
+//! plan reckons with: a request waits for one batch and runs in the next.
+//!
 //! **What the caller does.** It applies a decision to the queue, then asks again until the
 //! answer is [`Decision::Wait`] or [`Decision::Idle`]. For each request that it turns away it
 //! calls [`LatencyProfile::note_refused`], for each completed batch
@@ -22,6 +28,9 @@ use crate::queue::DeadlineQueue;
 
 /// Most requests in one batch, and most that one decision expires: bounds what a turn looks at.
 pub const BATCH_REQUESTS_MAX: u32 = 64;
+
+/// Requests that are looked at to tell whether a queue is behind.
+const LOOK_AHEAD: usize = 128;
 
 /// What bounds a batch of one model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +73,9 @@ pub enum Admission {
 /// What to do for one model now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// The first `count` requests cannot make their deadlines: take them out, answer that they
-    /// expired, ask again. At least 1, at most [`BATCH_REQUESTS_MAX`].
+    /// The first `count` requests cannot make their deadlines, or are given up for those behind
+    /// them: take them out, answer that they expired, ask again. At least 1, at most
+    /// [`BATCH_REQUESTS_MAX`].
     Expire {
         /// Requests to take from the front.
         count: u32,
@@ -97,8 +107,8 @@ pub enum Decision {
 /// the request counts as startable now: it is refused only if that would be too late, and may
 /// expire in the queue.
 ///
-/// Admitted is not promised: requests with earlier deadlines go first. A request admitted while
-/// an executor is free is never expired by a [`decide`] at the same `now_ns`.
+/// Admitted is not promised: requests with earlier deadlines go first. A request admitted to an
+/// empty queue while an executor is free is never expired by a [`decide`] at the same `now_ns`.
 #[must_use]
 pub fn admit(
     now_ns: u64,
@@ -116,21 +126,22 @@ pub fn admit(
     }
 }
 
-/// Decides for one model's queue at `now_ns`; `executor_free` says whether an executor that
-/// runs the model can start a batch now.
+/// Decides for one model's queue at `now_ns`. `executors` says how many executors run the model if
+/// one of them can start a batch now, the one that `profile` is of; `None` when none can.
 ///
 /// 1. An empty queue: [`Decision::Idle`].
 /// 2. Requests at the front that do not make it even alone, started now:
 ///    [`Decision::Expire`], whether or not an executor is free.
 /// 3. No executor free: [`Decision::Wait`].
-/// 4. Else [`Decision::Close`] with the longest prefix of the queue that makes its earliest
+/// 4. Requests at the front that are given up, because the queue is behind: [`Decision::Expire`].
+/// 5. Else [`Decision::Close`] with the longest prefix of the queue that makes its earliest
 ///    deadline as one batch, within `max_batch` rows and [`BATCH_REQUESTS_MAX`] requests. A
 ///    request that does not fit ends the prefix: later deadlines never overtake.
 #[must_use]
 pub fn decide<T: Copy>(
     queue: &DeadlineQueue<T>,
     limits: &BatchLimits,
-    executor_free: bool,
+    executors: Option<u32>,
     now_ns: u64,
     profile: &LatencyProfile,
 ) -> Decision {
@@ -146,20 +157,101 @@ pub fn decide<T: Copy>(
         return Decision::Expire { count: hopeless };
     }
     let latest_ns = |rows| latest_start_ns(deadline_ns, rows, limits.guard_ns, profile);
-    if !executor_free {
+    let Some(executors) = executors else {
         return Decision::Wait { until_ns: latest_ns(head_rows).saturating_add(1) };
+    };
+    let (count, rows) = largest_batch(queue.demands(), limits, now_ns, profile);
+    if (count as usize) < queue.len() && rows < limits.max_batch {
+        let given_up = given_up(queue, limits, executors, now_ns, profile, rows);
+        if given_up > 0 {
+            return Decision::Expire { count: given_up };
+        }
     }
-    let budget_ns = limits.budget_ns(now_ns, deadline_ns);
-    let rows_max = profile.largest_batch_within(budget_ns, limits.max_batch);
-    let (mut count, mut rows) = (0, 0_u32);
-    for (_, more) in queue.demands().take(BATCH_REQUESTS_MAX as usize) {
+    Decision::Close { count, rows, latest_start_ns: latest_ns(rows) }
+}
+
+/// Requests and rows of the longest prefix of `demands` that makes its earliest deadline as one
+/// batch started at `start_ns`.
+fn largest_batch(
+    demands: impl Iterator<Item = (u64, u32)>,
+    limits: &BatchLimits,
+    start_ns: u64,
+    profile: &LatencyProfile,
+) -> (u32, u32) {
+    let (mut count, mut rows, mut rows_max) = (0, 0_u32, 0);
+    for (deadline_ns, more) in demands.take(BATCH_REQUESTS_MAX as usize) {
+        if count == 0 {
+            let budget_ns = limits.budget_ns(start_ns, deadline_ns);
+            rows_max = profile.largest_batch_within(budget_ns, limits.max_batch);
+        }
         if more > rows_max - rows {
             break;
         }
         count += 1;
         rows += more;
     }
-    Decision::Close { count, rows, latest_start_ns: latest_ns(rows) }
+    (count, rows)
+}
+
+/// How many requests at the front to give up, so that the batch behind them has more than the
+/// `rows` that they allow; 0 unless at least as many would be lost otherwise.
+fn given_up<T: Copy>(
+    queue: &DeadlineQueue<T>,
+    limits: &BatchLimits,
+    executors: u32,
+    now_ns: u64,
+    profile: &LatencyProfile,
+    rows: u32,
+) -> u32 {
+    let Some((last_ns, _)) = queue.demands().nth(queue.len().min(LOOK_AHEAD) - 1) else { return 0 };
+    let half_ns = limits.budget_ns(now_ns, last_ns) / 2;
+    let wanted = profile.largest_batch_within(half_ns, limits.max_batch);
+    if wanted <= rows {
+        return 0;
+    }
+    let wanted_ns = profile.latency_ns(wanted);
+    let short = queue
+        .demands()
+        .take(BATCH_REQUESTS_MAX as usize)
+        .take_while(|&(deadline_ns, _)| limits.budget_ns(now_ns, deadline_ns) < wanted_ns)
+        .fold(0, |count, _| count + 1);
+    let count = lost(queue, limits, executors, now_ns, profile, short);
+    let behind = queue.demands().skip(count as usize);
+    let gains = count > 0 && largest_batch(behind, limits, now_ns, profile).1 > rows;
+    if gains { count } else { 0 }
+}
+
+/// How many requests of the queue make it now, but would be lost if `executors` alike closed batch
+/// after batch from its front, evenly staggered; counts no further than `most`.
+fn lost<T: Copy>(
+    queue: &DeadlineQueue<T>,
+    limits: &BatchLimits,
+    executors: u32,
+    now_ns: u64,
+    profile: &LatencyProfile,
+    most: u32,
+) -> u32 {
+    let (mut start_ns, mut rows, mut rows_max, mut lost) = (now_ns, 0_u32, 0, 0);
+    for (deadline_ns, more) in queue.demands().take(LOOK_AHEAD) {
+        if lost == most {
+            break;
+        }
+        if rows > 0 && more > rows_max - rows {
+            let turn_ns = profile.latency_ns(rows) / u64::from(executors.max(1));
+            start_ns = start_ns.saturating_add(turn_ns);
+            rows = 0;
+        }
+        if rows == 0 {
+            if !limits.makes(start_ns, deadline_ns, more, profile) {
+                lost += u32::from(limits.makes(now_ns, deadline_ns, more, profile));
+                continue;
+            }
+            let budget_ns = limits.budget_ns(start_ns, deadline_ns);
+            rows_max = profile.largest_batch_within(budget_ns, limits.max_batch);
+        }
+        rows += more;
+    }
+    lost
 }
 
 /// Last moment at which a batch of `rows` can start and make `deadline_ns`; 0 when there never
@@ -194,7 +286,7 @@ pub struct Head<'a> {
 ///
 /// A model whose first request cannot make its deadline there does not count: a faster executor may
 /// still run it, and meanwhile this one has others to run. So [`decide`] at `start_ns` closes a batch
-/// of the model that is returned.
+/// of the model that is returned, or gives up some of its requests for the next.
 #[must_use]
 pub fn pick<'a>(start_ns: u64, heads: impl IntoIterator<Item = Head<'a>>) -> Option<usize> {
     heads

@@ -46,27 +46,27 @@ fn admits_to_the_nanosecond() {
 
 #[test]
 fn an_empty_queue_is_idle() {
-    assert_eq!(decide(&queue(&[]), &LIMITS, true, 0, &linear(100, 10)), Decision::Idle);
+    assert_eq!(decide(&queue(&[]), &LIMITS, Some(1), 0, &linear(100, 10)), Decision::Idle);
 }
 
 #[test]
 fn waits_for_an_executor_until_the_head_expires() {
     let (queue, profile) = (queue(&[(500, 2), (600, 1)]), linear(100, 10));
     let waiting = Decision::Wait { until_ns: 371 };
-    assert_eq!(decide(&queue, &LIMITS, false, 370, &profile), waiting);
-    assert_eq!(decide(&queue, &LIMITS, false, 371, &profile), Decision::Expire { count: 1 });
+    assert_eq!(decide(&queue, &LIMITS, None, 370, &profile), waiting);
+    assert_eq!(decide(&queue, &LIMITS, None, 371, &profile), Decision::Expire { count: 1 });
 }
 
 #[test]
 fn expires_only_the_hopeless_at_the_front_and_before_closing() {
     let queue = queue(&[(50, 1), (60, 1), (1_000, 1), (1_001, 9)]);
     let profile = linear(100, 10);
-    assert_eq!(decide(&queue, &LIMITS, true, 0, &profile), Decision::Expire { count: 2 });
+    assert_eq!(decide(&queue, &LIMITS, Some(1), 0, &profile), Decision::Expire { count: 2 });
 }
 
 #[test]
 fn a_request_larger_than_a_batch_is_expired_not_kept() {
-    let decision = decide(&queue(&[(u64::MAX, 9)]), &LIMITS, true, 0, &linear(100, 10));
+    let decision = decide(&queue(&[(u64::MAX, 9)]), &LIMITS, Some(1), 0, &linear(100, 10));
     assert_eq!(decision, Decision::Expire { count: 1 });
 }
 
@@ -76,7 +76,31 @@ fn the_earliest_deadline_bounds_the_batch() {
     // A budget of 135 holds 3 rows; the first deadline counts, however late the others are.
     let close = Decision::Close { count: 3, rows: 3, latest_start_ns: 5 };
     let requests = [(145, 1), (900, 1), (900, 1), (900, 1)];
-    assert_eq!(decide(&queue(&requests), &LIMITS, true, 0, &profile), close);
+    assert_eq!(decide(&queue(&requests), &LIMITS, Some(1), 0, &profile), close);
+}
+
+#[test]
+fn a_queue_that_is_behind_gives_up_its_oldest_for_larger_batches() {
+    // A request each 10 ns, an executor that runs 8 in 180 ns: the first deadline allows 4.
+    let mut queue = queue(&(0..40).map(|at| (150 + 10 * at, 1)).collect::<Vec<_>>());
+    let profile = linear(100, 10);
+    let close = Decision::Close { count: 4, rows: 4, latest_start_ns: 0 };
+    assert_eq!(decide(&queue, &LIMITS, Some(10), 0, &profile), close, "ten of them keep up");
+    assert_eq!(decide(&queue, &LIMITS, Some(1), 0, &profile), Decision::Expire { count: 4 });
+    for _ in 0..4 {
+        queue.pop_front().expect("one of 40");
+    }
+    let close = Decision::Close { count: 8, rows: 8, latest_start_ns: 0 };
+    assert_eq!(decide(&queue, &LIMITS, Some(1), 0, &profile), close);
+}
+
+#[test]
+fn nobody_is_given_up_for_more_than_would_be_lost() {
+    // After the first, all others make it: giving it up would gain nothing.
+    let mut requests = vec![(130, 1)];
+    requests.resize(9, (400, 1));
+    let close = Decision::Close { count: 2, rows: 2, latest_start_ns: 0 };
+    assert_eq!(decide(&queue(&requests), &LIMITS, Some(1), 0, &linear(100, 10)), close);
 }
 
 #[test]
@@ -84,7 +108,7 @@ fn max_batch_bounds_the_batch_and_nobody_overtakes() {
     let profile = linear(100, 10);
     let requests = [(5_000, 5), (5_001, 4), (5_002, 1)];
     let close = Decision::Close { count: 1, rows: 5, latest_start_ns: 4_840 };
-    assert_eq!(decide(&queue(&requests), &LIMITS, true, 0, &profile), close);
+    assert_eq!(decide(&queue(&requests), &LIMITS, Some(1), 0, &profile), close);
 }
 
 #[test]
@@ -92,9 +116,9 @@ fn requests_bound_a_batch_and_an_expiry() {
     let limits = BatchLimits { max_batch: 1_000, guard_ns: 0 };
     let (queue, profile) = (queue(&[(9_000, 1); 100]), linear(100, 10));
     let close = Decision::Close { count: BATCH_REQUESTS_MAX, rows: 64, latest_start_ns: 8_260 };
-    assert_eq!(decide(&queue, &limits, true, 0, &profile), close);
+    assert_eq!(decide(&queue, &limits, Some(1), 0, &profile), close);
     let expire = Decision::Expire { count: BATCH_REQUESTS_MAX };
-    assert_eq!(decide(&queue, &limits, true, 9_000, &profile), expire);
+    assert_eq!(decide(&queue, &limits, Some(1), 9_000, &profile), expire);
 }
 
 #[test]
@@ -103,7 +127,7 @@ fn what_was_observed_changes_what_is_decided() {
     let requests = queue(&[(375, 1), (375, 1)]);
     profile.observe(1, 330);
     profile.observe(64, 3_000);
-    let Decision::Close { count: 1, .. } = decide(&requests, &LIMITS, true, 0, &profile) else {
+    let Decision::Close { count: 1, .. } = decide(&requests, &LIMITS, Some(1), 0, &profile) else {
         panic!("two rows no longer fit");
     };
 }
@@ -151,6 +175,30 @@ enum Fate {
     Closed,
 }
 
+/// Requests lost if the queue were served from the front, in batches as large as they may be.
+fn lost(
+    mut requests: &[(u64, u32)],
+    limits: &BatchLimits,
+    executors: u32,
+    mut now_ns: u64,
+    profile: &LatencyProfile,
+) -> usize {
+    let mut lost = 0;
+    while let Some(&(deadline_ns, _)) = requests.first() {
+        let makes = |count: usize| {
+            let rows = requests[..count].iter().map(|it| it.1).sum();
+            let ends_ns = now_ns + profile.latency_ns(rows) + limits.guard_ns;
+            rows <= limits.max_batch && ends_ns <= deadline_ns
+        };
+        let count = (1..=requests.len()).take_while(|&count| makes(count)).count();
+        let rows = requests[..count].iter().map(|it| it.1).sum();
+        now_ns += if count > 0 { profile.latency_ns(rows) / u64::from(executors) } else { 0 };
+        lost += usize::from(count == 0);
+        requests = &requests[count.max(1)..];
+    }
+    lost
+}
+
 /// A dispatcher and its executors on a virtual clock.
 struct Run<'a> {
     queue: DeadlineQueue<usize>,
@@ -166,7 +214,8 @@ impl Run<'_> {
     fn turn(&mut self, now_ns: u64) -> Result<Option<u64>, TestCaseError> {
         loop {
             let free = self.busy_until_ns.iter().position(|&until_ns| until_ns <= now_ns);
-            match decide(&self.queue, &self.limits, free.is_some(), now_ns, self.profile) {
+            let executors = free.map(|_| self.busy_until_ns.len() as u32);
+            match decide(&self.queue, &self.limits, executors, now_ns, self.profile) {
                 Decision::Idle => {
                     prop_assert!(self.queue.is_empty());
                     return Ok(None);
@@ -177,13 +226,7 @@ impl Run<'_> {
                 }
                 Decision::Expire { count } => {
                     prop_assert!((1..=BATCH_REQUESTS_MAX).contains(&count));
-                    for _ in 0..count {
-                        let entry = self.queue.pop_front().expect("counted");
-                        let alone_ns = now_ns + self.profile.latency_ns(entry.rows);
-                        let late = alone_ns + self.limits.guard_ns > entry.deadline_ns;
-                        prop_assert!(late || entry.rows > self.limits.max_batch);
-                        self.settle(entry.payload, Fate::Expired)?;
-                    }
+                    self.expire(count, executors, now_ns)?;
                 }
                 Decision::Close { count, rows, latest_start_ns } => {
                     let executor = free.expect("closes only for a free executor");
@@ -191,6 +234,32 @@ impl Run<'_> {
                 }
             }
         }
+    }
+
+    /// Takes out what is hopeless, or what is no more than would be lost anyway.
+    fn expire(
+        &mut self,
+        count: u32,
+        executors: Option<u32>,
+        now_ns: u64,
+    ) -> Result<(), TestCaseError> {
+        let requests: Vec<(u64, u32)> = self.queue.demands().collect();
+        let makes = |&(deadline_ns, rows): &(u64, u32)| {
+            let ends_ns = now_ns + self.profile.latency_ns(rows) + self.limits.guard_ns;
+            ends_ns <= deadline_ns && rows <= self.limits.max_batch
+        };
+        let hopeful = requests[..count as usize].iter().filter(|&it| makes(it)).count();
+        if hopeful > 0 {
+            prop_assert!(makes(&requests[0]), "what is hopeless goes first");
+            let executors = executors.expect("gives up only for a free executor");
+            let lost = lost(&requests, &self.limits, executors, now_ns, self.profile);
+            prop_assert!(hopeful <= lost, "gave up {} to save {}", hopeful, lost);
+        }
+        for _ in 0..count {
+            let entry = self.queue.pop_front().expect("counted");
+            self.settle(entry.payload, Fate::Expired)?;
+        }
+        Ok(())
     }
 
     fn close(
@@ -267,7 +336,7 @@ proptest! {
                 prop_assert!(rows <= max_batch);
                 run.queue.push(deadline_ns, rows, index).expect("room for all");
                 if run.queue.len() == 1 && busy.iter().any(|&until_ns| until_ns <= now_ns) {
-                    let decision = decide(&run.queue, &limits, true, now_ns, &profile);
+                    let decision = decide(&run.queue, &limits, Some(1), now_ns, &profile);
                     let closes = matches!(decision, Decision::Close { count: 1, .. });
                     prop_assert!(closes, "admitted and free: {:?}", decision);
                 }
@@ -289,7 +358,7 @@ proptest! {
     ) {
         let (queue, profile) = (queue(&requests), linear(100, row_ns));
         let limits = BatchLimits { max_batch, guard_ns: 0 };
-        if let Decision::Close { count, rows, .. } = decide(&queue, &limits, true, 0, &profile) {
+        if let Decision::Close { count, rows, .. } = decide(&queue, &limits, Some(1), 0, &profile) {
             let (earliest_ns, _) = queue.demands().next().expect("closed something");
             if let Some((_, more)) = queue.demands().nth(count as usize) {
                 let fits = rows + more <= max_batch
@@ -314,7 +383,7 @@ proptest! {
             prop_assert_ne!(admission, Admission::Admit);
         }
         let queue = queue(&[(deadline_ns, rows), (u64::MAX, u32::MAX)]);
-        let decision = decide(&queue, &limits, free, now_ns, &profile);
+        let decision = decide(&queue, &limits, free.then_some(3), now_ns, &profile);
         if let (Admission::Admit, Decision::Expire { .. }, true) =
             (admission, decision, busy_ns <= now_ns)
         {

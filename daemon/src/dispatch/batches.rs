@@ -3,10 +3,12 @@
 use bytemuck::Zeroable;
 use gpulet_abi::status::Status;
 use gpulet_plan::policy::{self, Decision, Head, decide, pick};
+use gpulet_plan::profile::LatencyProfile;
 
 use super::Dispatcher;
 use crate::executor::ExecutorSet;
 use crate::gpulet::GpuletId;
+use crate::models::Hosted;
 use crate::request::{RequestId, Stage, Suspicion};
 use crate::wire::{BatchCommand, BatchRequest, RegionGeometry, ToExecutor};
 
@@ -19,6 +21,13 @@ struct Closing {
     takes_ns: (u64, u64),
     /// Of its one request, if it has one.
     suspicion: Suspicion,
+}
+
+/// What to do for a model whose turn it is.
+enum Next {
+    /// Answer so many at the front of its queue that they expired.
+    GiveUp(u32),
+    Close(Closing),
 }
 
 impl Dispatcher {
@@ -41,13 +50,19 @@ impl Dispatcher {
     fn expire_some(&mut self, model: u32, now_ns: u64) -> usize {
         let Some(hosted) = self.models.get_mut(model) else { return 0 };
         let count = match hosted.fastest() {
-            Some(profile) => match decide(&hosted.queue, &hosted.limits, false, now_ns, profile) {
+            Some(profile) => match decide(&hosted.queue, &hosted.limits, None, now_ns, profile) {
                 Decision::Expire { count } => count,
                 _ => 0,
             },
             // Every executor is being restarted, and nobody knows how long a batch will take.
             None => hosted.queue.front().map_or(0, |head| u32::from(head.deadline_ns <= now_ns)),
         };
+        self.expire_front(model, count, now_ns);
+        count as usize
+    }
+
+    /// Answers the first requests of a queue that they expired.
+    fn expire_front(&mut self, model: u32, count: u32, now_ns: u64) {
         for _ in 0..count {
             let Some(hosted) = self.models.get_mut(model) else { break };
             let Some(entry) = hosted.queue.pop_front() else { break };
@@ -60,7 +75,6 @@ impl Dispatcher {
             }
             self.finish(entry.payload, Status::DeadlineExpired, now_ns);
         }
-        count as usize
     }
 
     /// Gives every gpulet that is free the batch that must start earliest: first those that are idle,
@@ -71,7 +85,7 @@ impl Dispatcher {
     }
 
     fn close_where(&mut self, idle: bool, held: ExecutorSet, now_ns: u64) -> usize {
-        let mut closed = 0;
+        let mut work = 0;
         for executor in 0..self.executors.len() {
             let Some(host) = self.executors.get(executor).filter(|it| it.takes_batches()) else {
                 continue;
@@ -82,20 +96,40 @@ impl Dispatcher {
                 if here.is_idle() == idle
                     && let Some(start_ns) = here.start_ns(now_ns)
                 {
-                    closed += usize::from(self.close_batch(gpulet, held, start_ns, now_ns));
+                    work += self.close_batch(gpulet, held, start_ns, now_ns);
                 }
             }
         }
-        closed
+        work
     }
 
+    /// Sends a gpulet its next batch, if there is one. Returns how many requests it gave up for it,
+    /// and the batch.
     fn close_batch(
         &mut self,
         gpulet: GpuletId,
         held: ExecutorSet,
         start_ns: u64,
         now_ns: u64,
-    ) -> bool {
+    ) -> usize {
+        let mut given_up = 0;
+        loop {
+            match self.next_turn(gpulet, held, start_ns) {
+                Some((model, Next::GiveUp(count))) => {
+                    self.expire_front(model, count, now_ns);
+                    given_up += count as usize;
+                }
+                Some((model, Next::Close(closing))) => {
+                    self.send_batch(gpulet, model, &closing, now_ns);
+                    return given_up + 1;
+                }
+                None => return given_up,
+            }
+        }
+    }
+
+    /// The model whose turn it is on a gpulet from `start_ns` on, and what to do for it.
+    fn next_turn(&self, gpulet: GpuletId, held: ExecutorSet, start_ns: u64) -> Option<(u32, Next)> {
         let heads = self.models.iter().filter_map(|hosted| {
             let (deadline_ns, rows) = hosted.queue.demands().next()?;
             let profile = hosted.profile(gpulet)?;
@@ -105,13 +139,30 @@ impl Dispatcher {
                 && self.may_share(held, gpulet.executor, self.front_suspicion(hosted));
             may.then_some(head)
         });
-        let Some(model) = pick(start_ns, heads) else { return false };
-        let Some(hosted) = self.models.get(model as u32) else { return false };
-        let Some(profile) = hosted.profile(gpulet) else { return false };
-        let decision = decide(&hosted.queue, &hosted.limits, true, start_ns, profile);
-        let Decision::Close { count, mut rows, mut latest_start_ns } = decision else {
-            return false;
-        };
+        let model = pick(start_ns, heads)? as u32;
+        let hosted = self.models.get(model)?;
+        let profile = hosted.profile(gpulet)?;
+        let serving = hosted.instances.iter().filter(|it| it.open && it.profile().is_some());
+        let executors = Some(serving.count() as u32);
+        match decide(&hosted.queue, &hosted.limits, executors, start_ns, profile) {
+            Decision::Close { count, rows, latest_start_ns } => {
+                let closing = self.closing(hosted, profile, count, rows, latest_start_ns);
+                Some((model, Next::Close(closing)))
+            }
+            Decision::Expire { count } => Some((model, Next::GiveUp(count))),
+            Decision::Wait { .. } | Decision::Idle => None,
+        }
+    }
+
+    /// A batch that was decided, less what must not run with others.
+    fn closing(
+        &self,
+        hosted: &Hosted,
+        profile: &LatencyProfile,
+        count: u32,
+        mut rows: u32,
+        mut latest_start_ns: u64,
+    ) -> Closing {
         let fewer = self.unsuspected(hosted, count);
         if fewer < count {
             rows = hosted.queue.demands().take(fewer as usize).map(|(_, rows)| rows).sum();
@@ -120,14 +171,12 @@ impl Dispatcher {
             latest_start_ns =
                 policy::latest_start_ns(deadline_ns, rows, hosted.limits.guard_ns, profile);
         }
-        let closing = Closing {
+        Closing {
             count: fewer,
             latest_start_ns,
             takes_ns: (profile.soonest_ns(rows), profile.latency_ns(rows)),
             suspicion: self.front_suspicion(hosted),
-        };
-        self.send_batch(gpulet, model as u32, &closing, now_ns);
-        true
+        }
     }
 
     fn send_batch(&mut self, to: GpuletId, model: u32, closing: &Closing, now_ns: u64) {

@@ -291,11 +291,10 @@ impl<'a> Engine<'a> {
         let Some(fastest) = profiles.min_by_key(|profile| profile.latency_ns(1)) else { return };
         let mut lost = Vec::new();
         loop {
-            match decide(&self.queues[model], &self.limits, false, now_ns, fastest) {
+            match decide(&self.queues[model], &self.limits, None, now_ns, fastest) {
                 Decision::Expire { count } => {
-                    for _ in 0..count {
-                        lost.extend(self.queues[model].pop_front());
-                    }
+                    let taken = (0..count).filter_map(|_| self.queues[model].pop_front());
+                    lost.extend(taken);
                 }
                 Decision::Wait { until_ns } => {
                     if until_ns < self.next_expiry_ns[model] {
@@ -307,26 +306,46 @@ impl<'a> Engine<'a> {
                 _ => break,
             }
         }
-        for entry in lost {
-            self.outcome.models[model].expired += 1;
-            self.lose(entry.payload, |tally| tally.expired += 1);
-        }
+        lost.into_iter().for_each(|entry| self.give_up(model, entry.payload));
     }
 
-    fn close(&mut self, at: usize, now_ns: u64) {
+    fn give_up(&mut self, model: usize, ride: Ride) {
+        self.outcome.models[model].expired += 1;
+        self.lose(ride, |tally| tally.expired += 1);
+    }
+
+    /// The model whose turn it is on an executor, and what to do for it.
+    fn next(&self, at: usize, now_ns: u64) -> Option<(usize, Decision)> {
         let executor = &self.executors[at];
-        if !executor.is_free(now_ns) {
-            return;
-        }
         let limits = &self.limits;
         let heads = executor.hosted.iter().filter_map(|(model, profile)| {
             let (deadline_ns, rows) = self.queues[*model].demands().next()?;
             Some(Head { model: *model, deadline_ns, rows, limits, profile })
         });
-        let Some(model) = pick(now_ns, heads) else { return };
+        let model = pick(now_ns, heads)?;
+        let profile = executor.profile(model)?;
+        let hosts = Some(self.hosts[model].len() as u32);
+        Some((model, decide(&self.queues[model], limits, hosts, now_ns, profile)))
+    }
+
+    fn close(&mut self, at: usize, now_ns: u64) {
+        if !self.executors[at].is_free(now_ns) {
+            return;
+        }
+        let (model, count, rows) = loop {
+            match self.next(at, now_ns) {
+                Some((model, Decision::Close { count, rows, .. })) => break (model, count, rows),
+                Some((model, Decision::Expire { count })) => {
+                    for _ in 0..count {
+                        let Some(entry) = self.queues[model].pop_front() else { break };
+                        self.give_up(model, entry.payload);
+                    }
+                }
+                _ => return,
+            }
+        };
+        let executor = &self.executors[at];
         let Some(profile) = executor.profile(model) else { return };
-        let decision = decide(&self.queues[model], &self.limits, true, now_ns, profile);
-        let Decision::Close { count, rows, .. } = decision else { return };
         let expected_ns = now_ns + profile.latency_ns(rows);
         let share_pct = self.problem.devices[executor.kind].shares_pct[executor.share];
         let running = Running { model, batch: rows, share_pct };
