@@ -12,7 +12,10 @@ use gpulet_plan::bound::best_throughput;
 use gpulet_plan::check::check;
 use gpulet_plan::churn::{Changes, Churn, changes};
 use gpulet_plan::demand::HeadRoom;
+use gpulet_plan::policy::{BatchLimits, decide};
 use gpulet_plan::problem::Problem;
+use gpulet_plan::profile::{LatencyProfile, ProfilePoint};
+use gpulet_plan::queue::DeadlineQueue;
 use gpulet_plan::search::{Policy, packed::replan, packed::step};
 use gpulet_plan::sim::{Arrivals, Settings, Source, simulate};
 
@@ -25,6 +28,7 @@ fn main() {
     small();
     monotone();
     simulated();
+    decisions();
 }
 
 /// The least milliseconds of five, and what came of it.
@@ -182,4 +186,34 @@ fn simulated() {
         begun.elapsed().as_secs_f64(),
         100.0 * outcome.attainment()
     );
+}
+
+/// A decision for queues that keep up, and for queues that are behind, by their length.
+fn decisions() {
+    println!("decisions: requests that wait, ns where they all make it, ns where many are lost");
+    let point = |rows: u32| {
+        let ns = 4_000_000 + 1_000_000 * u64::from(rows);
+        ProfilePoint { rows, p50_ns: ns, p99_ns: ns }
+    };
+    let points: Vec<ProfilePoint> = [1, 2, 4, 8, 16, 32].into_iter().map(point).collect();
+    let profile = LatencyProfile::new("made-up", &points).unwrap();
+    let limits = BatchLimits { max_batch: 32, guard_ns: 100_000 };
+    for waiting in [1_u64, 4, 16, 64, 256, 1024] {
+        let each = |first_ms: u64, every_us: u64| {
+            let mut queue = DeadlineQueue::new(1024);
+            for at in 0..waiting {
+                let deadline_ns = first_ms * 1_000_000 + at * every_us * 1_000;
+                queue.push(deadline_ns, 1, at).unwrap();
+            }
+            let decided = || (0..10_000).map(|_| decide(&queue, &limits, Some(4), 0, &profile));
+            timed(|| {
+                decided().for_each(|it| {
+                    std::hint::black_box(it);
+                })
+            })
+            .0 * 1e6
+                / 1e4
+        };
+        println!("  {waiting}: {:.0}, {:.0}", each(60, 10_000), each(8, 100));
+    }
 }
