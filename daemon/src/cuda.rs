@@ -4,9 +4,12 @@
 //! |-------------|------------------------------------------------------------------------------|
 //! | [`driver`]  | the CUDA driver's objects, freed when they are dropped                       |
 //! | [`green`]   | parts of a device's multiprocessors                                          |
-//! | [`gpu`]     | a device with libtorch on it, cut among gpulets                              |
-//! | [`load`]    | from an archive to a warm, captured and measured model                       |
-//! | [`loaded`]  | that model                                                                   |
+//! | [`gpu`]     | a device with libtorch on it, and its divisions among gpulets                |
+//! | [`load`]    | from an archive to a model that can run                                      |
+//! | [`loaded`]  | that model: its weights                                                      |
+//! | `lane`      | and what it has on one gpulet                                                |
+//! | `capture`   | from weights to lanes                                                        |
+//! | `ladder`    | which division batches run on, while it changes                              |
 //! | [`engine`]  | batches under way                                                            |
 //! | [`local`]   | a model in this process, without a daemon                                    |
 //! | [`measure`] | what gpulets do, alone and beside each other                                 |
@@ -15,13 +18,17 @@
 
 mod accuracy;
 mod builtin;
+mod capture;
 pub mod driver;
 pub mod engine;
 pub mod gpu;
 pub mod green;
+mod ladder;
+mod lane;
 pub mod load;
 pub mod loaded;
 pub mod local;
 pub mod measure;
 mod moves;
+mod prime;
 mod regions;

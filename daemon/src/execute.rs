@@ -32,6 +32,8 @@ use gpulet_abi::region::RegionError;
 use gpulet_abi::ring::CursorOutOfRange;
 
 use crate::cuda;
+use crate::cuda::gpu::Divisions;
+use crate::cuda::load::CudaLoad;
 
 use control::Control;
 use engine::Fault;
@@ -99,9 +101,11 @@ pub fn serve(control: OwnedFd) -> Result<(), ExecuteError> {
             let engine = Replayer::new(started.shares_pct.clone());
             turns::run(control, started, engine, ReplayLoad(replay))
         }
-        Ready::Cuda(gpu) => {
-            let engine = cuda::engine::Engine::new(Arc::clone(&gpu)).map_err(io_error("CUDA"))?;
-            turns::run(control, started, engine, cuda::load::CudaLoad(gpu))
+        Ready::Cuda(gpu, division) => {
+            let divisions = Divisions::of(Arc::clone(&division));
+            let load = CudaLoad { gpu: Arc::clone(&gpu), divisions: divisions.clone() };
+            let engine = cuda::engine::Engine::new(gpu, division, divisions);
+            turns::run(control, started, engine.map_err(io_error("CUDA"))?, load)
         }
     }
 }

@@ -99,7 +99,9 @@ fn rust_functions_are_short() {
             let declares = line.trim_start().split("(").next().is_some_and(|head| {
                 head.split_whitespace().any(|word| word == "fn") && !head.starts_with("//")
             });
-            if !declares || line.trim_end().ends_with(';') {
+            let ends = |line: &&&str| line.trim_end().ends_with(['{', ';']);
+            let has_body = lines[start..].iter().find(ends).is_none_or(|it| it.ends_with('{'));
+            if !declares || !has_body {
                 continue;
             }
             // rustfmt puts a function's closing brace at its own indent.

@@ -4,6 +4,7 @@
 #include "shim/device_run.h"
 #include "shim/fence.h"
 #include "shim/place.h"
+#include "shim/workspaces.h"
 
 #include <ATen/cuda/CUDAGraph.h>
 #include <ATen/cuda/CUDAGeneratorImpl.h>
@@ -152,6 +153,10 @@ void *gtorch_cuda_graph_exec(const gtorch_graph *graph) {
 
 void gtorch_cuda_graph_free(gtorch_graph *graph) {
   fence(GTORCH_INTERNAL, [&] { delete graph; });
+}
+
+int32_t gtorch_cuda_forget(void *stream) {
+  return fence(GTORCH_INTERNAL, [&] { forget_workspaces(stream); });
 }
 
 int32_t gtorch_cuda_memory(int32_t device, uint64_t *reserved, uint64_t *allocated) {

@@ -20,7 +20,7 @@ extern "C" {
 #endif
 
 /* Raised by one whenever anything in this header changes its meaning. */
-#define GTORCH_CUDA_ABI 2
+#define GTORCH_CUDA_ABI 3
 
 /* How a forward computes. */
 typedef struct gtorch_precision {
@@ -68,6 +68,10 @@ GTORCH_API void *gtorch_cuda_graph_exec(const gtorch_graph *graph);
 
 /* None of its launches may be unfinished. Null is allowed. */
 GTORCH_API void gtorch_cuda_graph_free(gtorch_graph *graph);
+
+/* Let go of the memory that libtorch keeps for work on `stream`, before the stream is destroyed. None of
+ * that work may be unfinished, and no graph that was captured on it may be left. */
+GTORCH_API int32_t gtorch_cuda_forget(void *stream);
 
 /* Bytes that libtorch's allocator has from the device, and how many of them are in use. */
 GTORCH_API int32_t gtorch_cuda_memory(int32_t device, uint64_t *reserved, uint64_t *allocated);

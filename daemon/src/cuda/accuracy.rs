@@ -6,7 +6,7 @@ use gpulet_torch::cuda::Placed;
 use half::{bf16, f16};
 
 use super::driver::{CudaError, Stream};
-use super::loaded::{Layouts, Set};
+use super::lane::{Layouts, Set};
 use crate::backend::torch::Spec;
 use crate::model::Model;
 

@@ -1,24 +1,24 @@
 //! Built-in models on a GPU: an echo, and two that break it, to try recovery on.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use gpulet_kernels::cuda;
 use gpulet_plan::profile::ProfilePoint;
 
 use super::driver::{CudaError, Pinned, Stream};
-use super::gpu::Gpu;
-use super::load::layouts;
-use super::loaded::{Forward, Lane, Loaded, Set, Size, Times};
+use super::gpu::{Division, Gpu};
+use super::lane::{Lane, Layouts, Set, Size};
+use super::loaded::{Forward, Weights};
 use crate::backend::LoadError;
 use crate::backend::buffer::RowBytes;
-use crate::execute::foresight::Foresight;
 use crate::model::{Builtin, Model};
 
 /// What a batch of any size is said to take.
 const LATENCY_NS: u64 = 100_000;
 
-/// Makes a built-in model ready on every gpulet.
-pub(super) fn load(gpu: &Arc<Gpu>, model: &Model, which: Builtin) -> Result<Loaded, LoadError> {
+/// What a built-in model is on any gpulet.
+pub(super) fn weights(gpu: &Arc<Gpu>, model: &Model, which: Builtin) -> Result<Weights, LoadError> {
     let failed = |error: CudaError| LoadError::model(model, error);
     let forward = match which {
         Builtin::Null => {
@@ -31,41 +31,52 @@ pub(super) fn load(gpu: &Arc<Gpu>, model: &Model, which: Builtin) -> Result<Load
     if gpu.kernels.is_none() && which != Builtin::Echo {
         return Err(LoadError::model(model, "needs kernels, and NVRTC is missing"));
     }
-    let layouts = layouts(model, model.max_batch)?;
-    let rows = model.max_batch;
-    let mut lanes = Vec::new();
-    for _ in &gpu.cuts {
-        lanes.push(Lane {
-            sizes: vec![Size { rows, graphs: None, foresight: Foresight::new(LATENCY_NS) }],
-            sets: [Set::new(layouts).map_err(failed)?, Set::new(layouts).map_err(failed)?],
-            points: vec![ProfilePoint { rows, p50_ns: LATENCY_NS, p99_ns: LATENCY_NS }],
-            capture: None,
-        });
-    }
-    Ok(Loaded {
+    Ok(Weights {
         model: model.clone(),
-        form: "built in".to_owned(),
-        memory_bytes: 0,
+        maths: "built in".to_owned(),
         error: 0.0,
-        times: Times::default(),
         row_bytes: RowBytes::of(model)?,
         inputs: Vec::new(),
         outputs: Vec::new(),
         pictures: model.inputs.iter().map(|_| None).collect(),
-        lanes,
         forward,
+        released: AtomicBool::new(false),
         gpu: Arc::clone(gpu),
     })
 }
 
+/// A built-in model on one gpulet.
+pub(super) fn lane(
+    weights: &Arc<Weights>,
+    division: &Arc<Division>,
+    layouts: Layouts,
+) -> Result<Lane, CudaError> {
+    let rows = weights.model.max_batch;
+    Ok(Lane {
+        sizes: vec![Size { rows, graphs: None }],
+        piece: None,
+        sets: [Set::new(layouts)?, Set::new(layouts)?],
+        points: vec![ProfilePoint { rows, p50_ns: LATENCY_NS, p99_ns: LATENCY_NS }],
+        eager: None,
+        stream: None,
+        weights: Arc::clone(weights),
+        division: Arc::clone(division),
+    })
+}
+
 /// Queues what a built-in model does.
-pub(super) fn run(loaded: &Loaded, set: &Set, rows: u32, stream: &Stream) -> Result<(), CudaError> {
+pub(super) fn run(
+    weights: &Weights,
+    set: &Set,
+    rows: u32,
+    stream: &Stream,
+) -> Result<(), CudaError> {
     let on = cuda::Stream { raw: stream.raw().cast(), sm_count: 1 };
-    let kernels = loaded.gpu.kernels.as_deref();
-    match (&loaded.forward, kernels) {
+    let kernels = weights.gpu.kernels.as_deref();
+    match (&weights.forward, kernels) {
         (Forward::Echo, _) => {
             let layout = &set.layouts.device;
-            let pairs = layout.inputs().iter().zip(layout.outputs()).zip(&loaded.model.outputs);
+            let pairs = layout.inputs().iter().zip(layout.outputs()).zip(&weights.model.outputs);
             for ((input, output), tensor) in pairs {
                 let bytes = (tensor.row_bytes * u64::from(rows)) as usize;
                 let base = set.device.address();

@@ -7,9 +7,13 @@
 //!
 //! Integers and truth values take the way over pinned memory of this process, where they are checked:
 //! an index out of range would end the context, and with it everybody's work on the device.
+//!
+//! Shares change while batches go on ([`ladder`](super::ladder)): what is new is made on the loader's
+//! thread, in memory of its own, and what is old goes there when its last batch is done.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytemuck::Zeroable;
 use gpulet_abi::region::Region;
@@ -17,36 +21,53 @@ use gpulet_abi::status::Status;
 use gpulet_plan::policy::BATCH_REQUESTS_MAX;
 
 use self::flight::{Refusal, finish, launch};
+use self::making::{Made, Making};
 use super::driver::{CudaError, Event, Stream};
-use super::gpu::{Cut, Gpu};
+use super::gpu::{Cut, Division, Divisions, Gpu, TorchStream};
+use super::ladder::{Busy, Ladder, Rung};
+use super::lane::{Fit, Lane, SETS};
 use super::load::CudaLoad;
-use super::loaded::{Loaded, SETS};
+use super::loaded::{Loaded, points_of};
 use super::moves::Moves;
 use super::regions::Regions;
 use crate::clock::now_ns;
-use crate::execute::engine::{self as execute, Facts, Fault};
+use crate::execute::engine::{self as execute, Facts, Fault, News};
+use crate::execute::foresight::Foresight;
+use crate::execute::loader::Later;
 use crate::wire::{BatchCommand, BatchReport, BatchRequest};
 
 mod flight;
+mod making;
 
 const REQUESTS_MAX: usize = BATCH_REQUESTS_MAX as usize;
 
 /// What runs batches on one executor's gpulets.
 pub struct Engine {
     regions: Regions,
-    instances: HashMap<u32, Box<Loaded>>,
-    gpulets: Vec<Gpulet>,
+    rungs: Ladder<Gpulet, Vec<Held>>,
+    /// Lanes that others replaced, until their last batch is done.
+    spent: Vec<Arc<Lane>>,
+    making: Making,
 }
 
-/// The streams of a gpulet and what is under way on them.
+/// A model on one gpulet of a rung.
+struct Held {
+    lane: Arc<Lane>,
+    /// When batches end, by [`Lane::measured_of`].
+    foresights: Vec<Foresight>,
+}
+
+/// The streams of a gpulet on a rung, and what is under way on them.
 struct Gpulet {
-    compute: Stream,
+    compute: TorchStream,
     copy_in: Stream,
     copy_out: Stream,
     moves: Moves,
     flights: VecDeque<Flight>,
     next_set: usize,
     marks: [Marks; SETS],
+    /// What the streams are of.
+    _division: Arc<Division>,
 }
 
 /// Events of the batch in one set.
@@ -61,9 +82,9 @@ struct Flight {
     command: BatchCommand,
     report: BatchReport,
     set: usize,
-    size: usize,
-    /// It never reached the device; its report only waits for those before it.
-    refused: bool,
+    /// What it runs on, and how; `None` if it never reached the device, and its report only waits for
+    /// those before it.
+    runs: Option<(Arc<Lane>, Fit)>,
     /// Requests, one bit each, whose results are in the set's host memory and go to slots at the end.
     staged: u64,
     /// When the device could begin with it.
@@ -81,15 +102,118 @@ impl Engine {
     ///
     /// # Errors
     /// [`CudaError`], or what the kernel says of a thread.
-    pub fn new(gpu: Arc<Gpu>) -> Result<Engine, std::io::Error> {
+    pub fn new(
+        gpu: Arc<Gpu>,
+        division: Arc<Division>,
+        divisions: Divisions,
+    ) -> Result<Engine, std::io::Error> {
         let other = |error: CudaError| std::io::Error::other(error.to_string());
-        let mut gpulets = Vec::new();
-        for cut in &gpu.cuts {
-            gpulets.push(Gpulet::new(&gpu, cut).map_err(other)?);
+        let mut parts = Vec::new();
+        for cut in &division.cuts {
+            let stream = cut.stream().map_err(other)?;
+            let moves = Moves::measure(&gpu, &stream, cut.sm_count).map_err(other)?;
+            parts.push(Gpulet::new(&gpu, &division, cut, moves).map_err(other)?);
         }
-        let regions = Regions::start(&gpu)?;
-        Ok(Engine { regions, instances: HashMap::new(), gpulets })
+        let rung = Rung { number: division.number, parts, models: HashMap::new() };
+        Ok(Engine {
+            regions: Regions::start(&gpu)?,
+            rungs: Ladder::new(rung),
+            spent: Vec::new(),
+            making: Making::new(gpu, divisions),
+        })
     }
+
+    /// Has what no batch runs on any more dropped where that harms nobody.
+    fn clear_up(&mut self) {
+        while let Some(rung) = self.rungs.take_left() {
+            self.making.drop_later(rung);
+        }
+        if !self.spent.is_empty() {
+            let idle = |lane: &mut Arc<Lane>| Arc::strong_count(lane) == 1;
+            let lanes: Vec<Arc<Lane>> = self.spent.extract_if(.., idle).collect();
+            self.making.drop_later(lanes);
+        }
+    }
+
+    /// Takes what was made; returns what there is to say of it.
+    fn take(&mut self, made: Made) -> Option<News> {
+        match made {
+            Made::Step { instance, step } => Some(News::Step { instance, step }),
+            Made::Parts { number, parts } if self.making.is_wanted(number) => {
+                let rung = Rung { number, parts, models: HashMap::new() };
+                if let Some(old) = self.rungs.set_next(rung) {
+                    self.making.drop_later(old);
+                }
+                None
+            }
+            Made::Parts { parts, .. } => {
+                self.making.drop_later(parts);
+                None
+            }
+            Made::Lanes { number, instance, lanes } => {
+                let points = points_of(&lanes);
+                let present = self.rungs.present().number == number;
+                match self.rungs.put(number, instance, held(lanes)) {
+                    Ok(replaced) => {
+                        self.spent.extend(replaced.into_iter().flatten().map(|held| held.lane));
+                        self.clear_up();
+                    }
+                    Err(unwanted) => {
+                        self.making.drop_later(unwanted);
+                        return None;
+                    }
+                }
+                Some(if present {
+                    News::Faster { instance, points }
+                } else {
+                    News::Remeasured { instance, points }
+                })
+            }
+            Made::Nothing { instance } => {
+                let lanes = self.rungs.present().models.get(&instance)?;
+                let points = points_of(lanes.iter().map(|held| &*held.lane));
+                Some(News::Faster { instance, points })
+            }
+            Made::Through { number } if self.rungs.is_next(number) => {
+                let lacking = self.rungs.lacking();
+                if lacking.is_empty() {
+                    return Some(News::Ready);
+                }
+                let models = lacking.iter().filter_map(|instance| self.model(*instance)).collect();
+                self.making.complete(number, models);
+                None
+            }
+            Made::Through { .. } => None,
+            Made::Failed { number, error } => {
+                if !self.making.is_wanted(number) {
+                    return None;
+                }
+                self.abandon();
+                Some(News::Failed(error))
+            }
+        }
+    }
+
+    /// The next rung is not wanted any more.
+    fn abandon(&mut self) {
+        self.making.unwant();
+        if let Some(rung) = self.rungs.abandon() {
+            self.making.drop_later(rung);
+        }
+    }
+
+    fn model(&self, instance: u32) -> Option<making::Instance> {
+        let lanes = self.rungs.present().models.get(&instance)?;
+        Some((instance, Arc::clone(&lanes.first()?.lane.weights)))
+    }
+}
+
+fn held(lanes: Vec<Lane>) -> Vec<Held> {
+    let one = |lane: Lane| {
+        let foresights = lane.measured_ns().into_iter().map(Foresight::new).collect();
+        Held { foresights, lane: Arc::new(lane) }
+    };
+    lanes.into_iter().map(one).collect()
 }
 
 impl execute::Engine for Engine {
@@ -103,30 +227,51 @@ impl execute::Engine for Engine {
         self.regions.unmap(number);
     }
 
+    fn employ(&mut self, later: &Later) {
+        self.making.employ(later.clone());
+    }
+
     fn adopt(&mut self, instance: u32, loaded: Box<Loaded>) -> Facts {
-        let facts = Facts {
-            model: loaded.model.name.clone(),
-            form: loaded.form.clone(),
-            points: loaded.lanes.iter().map(|lane| lane.points.clone()).collect(),
-            memory_bytes: loaded.memory_bytes,
+        let Loaded { weights, lanes: all, memory_bytes, whole, .. } = *loaded;
+        let mut facts = Facts {
+            model: weights.model.name.clone(),
+            form: String::new(),
+            points: Vec::new(),
+            memory_bytes,
         };
-        self.instances.insert(instance, loaded);
+        for (number, lanes) in all {
+            if number == self.rungs.present().number {
+                facts.form = weights.form(&lanes);
+                facts.points = points_of(&lanes);
+            }
+            if let Err(unwanted) = self.rungs.put(number, instance, held(lanes)) {
+                self.making.drop_later(unwanted);
+            }
+        }
+        if !whole {
+            self.making.complete(self.rungs.present().number, vec![(instance, weights)]);
+        }
         facts
     }
 
-    fn release(&mut self, instance: u32) -> Option<Box<Loaded>> {
-        self.instances.remove(&instance)
+    fn release(&mut self, instance: u32) -> Option<Box<dyn Send>> {
+        if let Some((_, weights)) = self.model(instance) {
+            weights.released.store(true, Ordering::Relaxed);
+        }
+        let taken = self.rungs.take(instance);
+        (!taken.is_empty()).then(|| self.making.trimmed(taken))
     }
 
     fn lacks(&self, command: &BatchCommand) -> bool {
         let requests = requests(command).unwrap_or_default();
-        !self.instances.contains_key(&command.instance)
+        !self.rungs.present().models.contains_key(&command.instance)
             || requests.iter().any(|request| !self.regions.contains(request.region))
     }
 
     fn submit(&mut self, command: &BatchCommand) -> Result<(), Fault> {
         self.regions.update();
-        let Some(gpulet) = self.gpulets.get_mut(command.gpulet as usize) else {
+        let Rung { parts, models, .. } = self.rungs.present_mut();
+        let Some(gpulet) = parts.get_mut(command.gpulet as usize) else {
             // Without a gpulet there is no place to keep a report; the daemon never does this.
             tracing::error!(batch = command.batch, "a command names gpulet {}", command.gpulet);
             return Ok(());
@@ -141,8 +286,7 @@ impl execute::Engine for Engine {
                 ..BatchReport::zeroed()
             },
             set: gpulet.next_set,
-            size: 0,
-            refused: false,
+            runs: None,
             staged: 0,
             begin_ns: now_ns,
             look_ns: now_ns,
@@ -152,13 +296,12 @@ impl execute::Engine for Engine {
         let queued = if now_ns > command.latest_start_ns {
             Err(Refusal::Status(Status::DeadlineExpired))
         } else {
-            launch(&self.regions, &mut self.instances, gpulet, &mut flight)
+            launch(&self.regions, models, gpulet, &mut flight)
         };
         match queued {
             Ok(()) => gpulet.next_set = (gpulet.next_set + 1) % SETS,
             Err(Refusal::Cuda(error)) => return Err(fault(error)),
             Err(Refusal::Status(status)) => {
-                flight.refused = true;
                 let count = (command.request_count as usize).min(REQUESTS_MAX);
                 flight.report.statuses[..count].fill(status as i32 as u8);
             }
@@ -168,38 +311,71 @@ impl execute::Engine for Engine {
     }
 
     fn poll(&mut self) -> Result<Option<BatchReport>, Fault> {
-        for gpulet in &mut self.gpulets {
+        for index in 0..self.rungs.present().parts.len() {
+            let Rung { parts, models, .. } = self.rungs.oldest_mut(index);
+            let gpulet = &mut parts[index];
             let Some(front) = gpulet.flights.front_mut() else { continue };
-            if !front.refused && !gpulet.marks[front.set].done.is_done().map_err(fault)? {
+            let runs = front.runs.is_some();
+            if runs && !gpulet.marks[front.set].done.is_done().map_err(fault)? {
                 front.awaited = true;
                 continue;
             }
             let now_ns = now_ns();
             let Some(mut flight) = gpulet.flights.pop_front() else { continue };
-            if !flight.refused {
-                finish(&self.regions, &mut self.instances, &mut flight, now_ns);
+            if runs {
+                finish(&self.regions, models, &mut flight, now_ns);
                 if let Some(next) = gpulet.flights.front_mut() {
                     next.look_ns = now_ns + next.look_ns.saturating_sub(next.begin_ns);
                     next.begin_ns = now_ns;
                 }
             }
             flight.report.finished_ns = now_ns;
+            self.clear_up();
             return Ok(Some(flight.report));
         }
         Ok(None)
     }
 
     fn look_ns(&self) -> Option<u64> {
-        let fronts = self.gpulets.iter().filter_map(|gpulet| gpulet.flights.front());
+        let fronts = self.rungs.parts().filter_map(|gpulet| gpulet.flights.front());
         fronts.map(|flight| flight.look_ns).min()
     }
 
     fn woke(&mut self, now_ns: u64) {
-        let fronts = self.gpulets.iter_mut().filter_map(|gpulet| gpulet.flights.front_mut());
+        let fronts = self.rungs.parts_mut().filter_map(|gpulet| gpulet.flights.front_mut());
         for flight in fronts.filter(|flight| flight.look_ns <= now_ns) {
             flight.late_ns = now_ns - flight.look_ns;
             flight.awaited = false;
         }
+    }
+
+    fn prepare(&mut self, shares_pct: &[u8]) -> Result<(), String> {
+        self.abandon();
+        let present = self.rungs.present();
+        let mut instances: Vec<u32> = present.models.keys().copied().collect();
+        instances.sort_unstable();
+        let models = instances.iter().filter_map(|instance| self.model(*instance)).collect();
+        let moves = present.parts.iter().map(|gpulet| gpulet.moves.clone()).collect();
+        self.making.prepare(shares_pct, models, moves)
+    }
+
+    fn news(&mut self) -> Option<News> {
+        while let Some(made) = self.making.take() {
+            if let Some(news) = self.take(made) {
+                return Some(news);
+            }
+        }
+        None
+    }
+
+    fn switch(&mut self) {
+        let left = self.rungs.present().number;
+        if !self.rungs.switch() {
+            tracing::error!("a switch to shares that are not ready");
+            return;
+        }
+        self.making.switched(left);
+        self.clear_up();
     }
 }
 
@@ -207,17 +383,28 @@ fn fault(error: CudaError) -> Fault {
     Fault(error.to_string())
 }
 
+impl Busy for Gpulet {
+    fn is_busy(&self) -> bool {
+        !self.flights.is_empty()
+    }
+}
+
 impl Gpulet {
-    fn new(gpu: &Gpu, cut: &Cut) -> Result<Gpulet, CudaError> {
-        let compute = cut.stream()?;
+    fn new(
+        gpu: &Gpu,
+        division: &Arc<Division>,
+        cut: &Cut,
+        moves: Moves,
+    ) -> Result<Gpulet, CudaError> {
         Ok(Gpulet {
-            moves: Moves::measure(gpu, &compute, cut.sm_count)?,
-            compute,
+            compute: cut.torch_stream(&gpu.cuda)?,
+            moves,
             copy_in: cut.stream()?,
             copy_out: cut.stream()?,
             flights: VecDeque::with_capacity(SETS),
             next_set: 0,
             marks: [Marks::new()?, Marks::new()?],
+            _division: Arc::clone(division),
         })
     }
 }

@@ -1,5 +1,6 @@
-//! The device of an executor, libtorch on it, and how it is cut among the executor's gpulets.
+//! The device of an executor, libtorch on it, and how it is divided among the executor's gpulets.
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,7 +24,7 @@ pub struct Options {
     /// NVRTC, or a folder that it is found from; default: torch's.
     pub nvrtc: Option<PathBuf>,
     /// The percentage of each gpulet where the device is to be cut into green contexts; empty for
-    /// one gpulet that has everything this process sees.
+    /// one gpulet that has everything this process sees, always.
     pub shares_pct: Vec<u8>,
 }
 
@@ -62,42 +63,143 @@ pub struct Gpu {
     pub cuda: Cuda,
     /// Our kernels, where there is a compiler for them.
     pub kernels: Option<Arc<Kernels>>,
+    /// Where it can be divided in several ways.
+    pub split: Option<Split>,
+}
+
+/// One division of a device among gpulets.
+pub struct Division {
+    /// Never given to another in this process.
+    pub number: u64,
     /// What each gpulet has of the device.
     pub cuts: Vec<Cut>,
 }
+
+/// The divisions on which models are to be ready: the present one first, then the next, if there is
+/// one.
+#[derive(Clone, Default)]
+pub struct Divisions(Arc<Mutex<Vec<Arc<Division>>>>);
 
 /// What one gpulet has of the device.
 pub struct Cut {
     green: Option<Green>,
     /// Multiprocessors.
     pub sm_count: u32,
-    /// Streams for loading models. cuBLAS keeps a workspace a stream for ever, and what was captured
-    /// on a stream uses it, so a model has a stream of its own while it is loaded, and then
-    /// another model gets it.
-    spare: Mutex<Vec<Stream>>,
+}
+
+/// A stream that libtorch may work on. For each that it has seen it keeps memory, which what was
+/// captured on the stream uses; it is given back with the stream.
+pub struct TorchStream {
+    stream: Stream,
+    cuda: Cuda,
 }
 
 impl Gpu {
-    /// Opens device 0 of those that this process sees.
+    /// Opens device 0 of those that this process sees, and divides it.
     ///
     /// # Errors
     /// [`GpuError`].
-    pub fn open(options: &Options) -> Result<Gpu, GpuError> {
+    pub fn open(options: &Options) -> Result<(Gpu, Division), GpuError> {
         let device = Device::open(0)?;
         let (libtorch_dir, shim) = (options.libtorch_dir.clone(), options.shim.clone());
         let torch =
             gpulet_torch::Torch::open(&gpulet_torch::Options { libtorch_dir, shim, cuda: true })?;
         let cuda = Cuda::open(&torch, options.cuda_shim.as_deref(), 0)?;
-        let cuts = cut(&device, &options.shares_pct)?;
+        let splits = !options.shares_pct.is_empty();
+        let split = splits.then(|| Split::new(&device)).transpose()?;
         let kernels = kernels(&device, &torch, options);
-        Ok(Gpu { device, torch, cuda, kernels, cuts })
+        let gpu = Gpu { device, torch, cuda, kernels, split };
+        let division = gpu.divide(0, &options.shares_pct)?;
+        Ok((gpu, division))
+    }
+
+    /// Cuts the device among gpulets of so many percent each. Takes a millisecond or two a gpulet.
+    ///
+    /// # Errors
+    /// [`GpuError`].
+    pub fn divide(&self, number: u64, shares_pct: &[u8]) -> Result<Division, GpuError> {
+        let Some(split) = &self.split else {
+            let cuts = vec![Cut { green: None, sm_count: self.device.sm_count }];
+            return Ok(Division { number, cuts });
+        };
+        let mut cuts = Vec::new();
+        for (first, count) in self.places(split, shares_pct)? {
+            let green = split.part(&self.device, first, count)?;
+            cuts.push(Cut { sm_count: green.sm_count, green: Some(green) });
+        }
+        Ok(Division { number, cuts })
+    }
+
+    /// Which groups of a split gpulets of so many percent each get.
+    ///
+    /// # Errors
+    /// [`GpuError::TooManyGpulets`].
+    pub(super) fn places(
+        &self,
+        split: &Split,
+        shares_pct: &[u8],
+    ) -> Result<Vec<(u32, u32)>, GpuError> {
+        let (gpulets, groups) = (shares_pct.len(), split.group_count());
+        places(shares_pct, groups).ok_or(GpuError::TooManyGpulets { gpulets, groups })
     }
 
     /// For people.
-    pub fn describe(&self) -> String {
-        let counts: Vec<String> = self.cuts.iter().map(|cut| cut.sm_count.to_string()).collect();
-        let how = if self.cuts[0].green.is_some() { " in green contexts" } else { "" };
+    pub fn describe(&self, division: &Division) -> String {
+        let cuts = division.cuts.iter();
+        let counts: Vec<String> = cuts.map(|cut| cut.sm_count.to_string()).collect();
+        let how = if self.split.is_some() { " in green contexts" } else { "" };
         format!("libtorch {} on CUDA, {} SMs{how}", self.torch.version(), counts.join(" + "))
+    }
+}
+
+impl Divisions {
+    /// That one alone.
+    pub fn of(division: Arc<Division>) -> Divisions {
+        Divisions(Arc::new(Mutex::new(vec![division])))
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<Arc<Division>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether models are to be ready on it.
+    pub fn contains(&self, number: u64) -> bool {
+        self.all().iter().any(|division| division.number == number)
+    }
+
+    /// One more.
+    pub fn add(&self, division: Arc<Division>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(division);
+    }
+
+    /// One less.
+    pub fn remove(&self, number: u64) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not under the lock: its streams and contexts may end with it.
+        let gone = all.iter().position(|it| it.number == number).map(|index| all.remove(index));
+        drop(all);
+        drop(gone);
+    }
+}
+
+impl Deref for TorchStream {
+    type Target = Stream;
+
+    fn deref(&self) -> &Stream {
+        &self.stream
+    }
+}
+
+impl Drop for TorchStream {
+    fn drop(&mut self) {
+        // After an error there is no work any more.
+        let _ = self.stream.wait();
+        // SAFETY: its work is done, and graphs are dropped before the stream that they were captured
+        // on.
+        if let Err(error) = unsafe { self.cuda.forget(self.stream.raw()) } {
+            tracing::warn!("a stream's workspaces: {error}");
+        }
     }
 }
 
@@ -125,23 +227,6 @@ fn kernels(
     }
 }
 
-fn cut(device: &Device, shares_pct: &[u8]) -> Result<Vec<Cut>, GpuError> {
-    let cut = |green: Option<Green>, sm_count| Cut { green, sm_count, spare: Mutex::default() };
-    if shares_pct.is_empty() {
-        return Ok(vec![cut(None, device.sm_count)]);
-    }
-    let split = Split::new(device)?;
-    let (gpulets, groups) = (shares_pct.len(), split.group_count());
-    let places = places(shares_pct, groups).ok_or(GpuError::TooManyGpulets { gpulets, groups })?;
-    let mut cuts = Vec::new();
-    for (first, count) in places {
-        let green = split.part(device, first, count)?;
-        let sm_count = green.sm_count;
-        cuts.push(cut(Some(green), sm_count));
-    }
-    Ok(cuts)
-}
-
 impl Cut {
     /// A stream whose work runs on this cut alone.
     ///
@@ -154,13 +239,11 @@ impl Cut {
         }
     }
 
-    /// A stream for loading one model, to be [given back](Self::give_back) when it is unloaded.
-    pub(super) fn borrow_stream(&self) -> Result<Stream, CudaError> {
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        spare.map_or_else(|| self.stream(), Ok)
-    }
-
-    pub(super) fn give_back(&self, stream: Stream) {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
+    /// A stream of it that libtorch may work on.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub fn torch_stream(&self, cuda: &Cuda) -> Result<TorchStream, CudaError> {
+        Ok(TorchStream { stream: self.stream()?, cuda: *cuda })
     }
 }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use gpulet_kernels::Part;
 
-use super::driver::{CudaError, Event, Registration, Stream};
-use super::gpu::{Gpu, GpuError, Options};
+use super::capture::{Extent, Runs};
+use super::driver::{CudaError, Event, Registration};
+use super::gpu::{Divisions, Gpu, GpuError, Options, TorchStream};
+use super::lane::{Fit, Lane};
 use super::load;
-use super::loaded::{Forward, Loaded};
+use super::loaded::{Forward, Loaded, Weights};
 use crate::backend::{
     Backend, Copied, Instance, LoadError, RunError, View, check_views, memory_error,
 };
@@ -17,7 +19,11 @@ use crate::model::Model;
 /// The GPU of this process.
 pub struct Local {
     gpu: Arc<Gpu>,
+    divisions: Divisions,
 }
+
+/// Runs under the clock for each batch size.
+const MEASURED_RUNS: usize = 10;
 
 impl Local {
     /// Opens device 0 of those that this process sees.
@@ -25,23 +31,22 @@ impl Local {
     /// # Errors
     /// [`GpuError`].
     pub fn open(options: &Options) -> Result<Local, GpuError> {
-        Ok(Local { gpu: Arc::new(Gpu::open(options)?) })
-    }
-
-    /// The device.
-    pub fn gpu(&self) -> &Arc<Gpu> {
-        &self.gpu
+        let (gpu, division) = Gpu::open(options)?;
+        Ok(Local { gpu: Arc::new(gpu), divisions: Divisions::of(Arc::new(division)) })
     }
 }
 
 impl Backend for Local {
     fn describe(&self) -> String {
-        self.gpu.describe()
+        let all = self.divisions.all();
+        all.first().map(|division| self.gpu.describe(division)).unwrap_or_default()
     }
 
     fn load_file(&self, model: &Model) -> Result<Box<dyn Instance>, LoadError> {
-        let loaded = Arc::new(load::load(&self.gpu, model, &|_| ())?);
-        Ok(Box::new(LocalInstance::new(&loaded, 0)?))
+        let how = (Extent::Whole, Runs::alone(MEASURED_RUNS));
+        let loaded = load::load(&self.gpu, &self.divisions, model, &|_| (), how)?;
+        let missing = || LoadError::model(model, "there is no gpulet");
+        on_each(loaded)?.into_iter().next().ok_or_else(missing)
     }
 }
 
@@ -50,52 +55,58 @@ impl Backend for Local {
 /// # Errors
 /// [`LoadError::Model`] where there are no more streams.
 pub(super) fn on_each(loaded: Loaded) -> Result<Vec<Box<dyn Instance>>, LoadError> {
-    let loaded = Arc::new(loaded);
-    let one = |lane| Ok(Box::new(LocalInstance::new(&loaded, lane)?) as Box<dyn Instance>);
-    (0..loaded.lanes.len()).map(one).collect()
+    let form = loaded.form();
+    let lanes = loaded.lanes.into_iter().next().map(|(_, lanes)| lanes).unwrap_or_default();
+    let lanes = lanes.into_iter().enumerate();
+    let one = |(gpulet, lane)| {
+        let instance = LocalInstance::new(lane, gpulet, form.clone())?;
+        Ok(Box::new(instance) as Box<dyn Instance>)
+    };
+    lanes.map(one).collect()
 }
 
-/// A model on one gpulet of this process. No other has that lane of it.
+/// A model on one gpulet of this process.
 struct LocalInstance {
     pinned: Option<Registration>,
-    stream: Stream,
     done: Event,
-    lane: usize,
-    loaded: Arc<Loaded>,
+    lane: Lane,
+    form: String,
+    // After the graphs of the lane, though none was captured on it.
+    stream: TorchStream,
 }
 
 impl LocalInstance {
-    fn new(loaded: &Arc<Loaded>, lane: usize) -> Result<LocalInstance, LoadError> {
-        let failed = |error: CudaError| LoadError::model(&loaded.model, error);
-        Ok(LocalInstance {
-            pinned: None,
-            stream: loaded.gpu.cuts[lane].stream().map_err(failed)?,
-            done: Event::new().map_err(failed)?,
-            lane,
-            loaded: Arc::clone(loaded),
-        })
+    fn new(lane: Lane, gpulet: usize, form: String) -> Result<LocalInstance, LoadError> {
+        let weights = &lane.weights;
+        let failed = |error: CudaError| LoadError::model(&weights.model, error);
+        let cut = &lane.division.cuts[gpulet];
+        let stream = cut.torch_stream(&weights.gpu.cuda).map_err(failed)?;
+        let done = Event::new().map_err(failed)?;
+        Ok(LocalInstance { pinned: None, done, lane, form, stream })
     }
 
     fn queue(&self, rows: u32, inputs: &[View<'_>], outputs: &[View<'_>]) -> Result<(), String> {
         let text = |error: CudaError| error.to_string();
-        let lane = &self.loaded.lanes[self.lane];
-        let (set, size) = (&lane.sets[0], lane.size_for(rows).ok_or("more than max_batch rows")?);
+        let Weights { inputs: taken, outputs: given, forward, .. } = &*self.lane.weights;
+        let set = &self.lane.sets[0];
+        let Some(Fit::Size(size)) = self.lane.fit(rows) else {
+            return Err("more than max_batch rows".to_owned());
+        };
         for (view, place) in inputs.iter().zip(set.layouts.device.inputs()) {
             let to = set.device.address() + place.offset;
             // SAFETY: the view is valid for the call, which waits; the place has room for it.
             unsafe { self.stream.copy_in(view.data(), to, view.bytes()) }.map_err(text)?;
         }
-        match &lane.sizes[size].graphs {
+        match &self.lane.sizes[size].graphs {
             // SAFETY: a live graph over the set, which is this call's alone.
             Some(graphs) => unsafe { self.stream.launch(graphs[0].exec()) }.map_err(text)?,
             None => {
-                let given = set.inputs(&self.loaded.inputs, rows);
-                let room = set.outputs(&self.loaded.outputs, rows);
-                let Forward::Module(placed) = &self.loaded.forward else {
+                let (taken, given) = (set.inputs(taken, rows), set.outputs(given, rows));
+                let Forward::Module(placed) = forward else {
                     return Err("a built-in model runs in an executor only".to_owned());
                 };
                 // SAFETY: memory of the set, and a live stream.
-                let run = unsafe { placed.run(self.stream.raw(), &given, &room) };
+                let run = unsafe { placed.run(self.stream.raw(), &taken, &given) };
                 run.map_err(|error| error.to_string())?;
             }
         }
@@ -115,8 +126,9 @@ impl Instance for LocalInstance {
         inputs: &[View<'_>],
         outputs: &[View<'_>],
     ) -> Result<Copied, RunError> {
-        check_views(&self.loaded.model.inputs, rows, inputs);
-        check_views(&self.loaded.model.outputs, rows, outputs);
+        let model = &self.lane.weights.model;
+        check_views(&model.inputs, rows, inputs);
+        check_views(&model.outputs, rows, outputs);
         let queued = self.queue(rows, inputs, outputs);
         // Also after an error: what was queued before it still reads and writes the views.
         loop {
@@ -131,11 +143,11 @@ impl Instance for LocalInstance {
     }
 
     fn form(&self) -> String {
-        self.loaded.form.clone()
+        self.form.clone()
     }
 
     fn profile(&self) -> Option<Vec<gpulet_plan::profile::ProfilePoint>> {
-        Some(self.loaded.lanes[self.lane].points.clone())
+        Some(self.lane.points.clone())
     }
 
     unsafe fn pin(&mut self, memory: Part) {

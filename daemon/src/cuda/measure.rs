@@ -21,8 +21,9 @@ use serde::{Deserialize, Serialize};
 
 use self::laps::{Lap, Runner, Until, together};
 use self::pressure::{Memory, Pressing, Pressure, working_set_bytes};
+use super::capture::{Extent, Runs};
 use super::driver::{CudaError, Device, DeviceMemory, Event, Stream};
-use super::gpu::{Gpu, GpuError, Options};
+use super::gpu::{Cut, Division, Divisions, Gpu, GpuError, Options};
 use super::loaded::Times;
 use super::{accuracy, load, local};
 use crate::backend::buffer::BatchBuffer;
@@ -114,6 +115,7 @@ pub struct Bench {
     /// By the model's id and the gpulet.
     placed: HashMap<(u32, usize), Placed>,
     working_sets: HashMap<Memory, DeviceMemory>,
+    division: Arc<Division>,
     gpu: Arc<Gpu>,
 }
 
@@ -123,13 +125,19 @@ impl Bench {
     /// # Errors
     /// [`GpuError`].
     pub fn open(options: &Options) -> Result<Bench, GpuError> {
-        let gpu = Arc::new(Gpu::open(options)?);
-        Ok(Bench { placed: HashMap::new(), working_sets: HashMap::new(), gpu })
+        let (gpu, division) = Gpu::open(options)?;
+        let (gpu, division) = (Arc::new(gpu), Arc::new(division));
+        Ok(Bench { placed: HashMap::new(), working_sets: HashMap::new(), division, gpu })
     }
 
-    /// The device and its gpulets.
+    /// The device.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
+    }
+
+    /// Its gpulets.
+    pub fn division(&self) -> &Division {
+        &self.division
     }
 
     /// The multiprocessors that each gpulet runs on.
@@ -138,12 +146,13 @@ impl Bench {
     /// What CUDA says, or that there are no kernels.
     pub fn probe(&self) -> Result<Vec<SmSet>, String> {
         let probe = |index| self.probe_one(index).map_err(|error: CudaError| error.to_string());
-        (0..self.gpu.cuts.len()).map(probe).collect()
+        (0..self.division.cuts.len()).map(probe).collect()
     }
 
     fn probe_one(&self, index: usize) -> Result<SmSet, CudaError> {
         let kernels = self.gpu.kernels.as_deref().ok_or_else(CudaError::no_kernels)?;
-        let (stream, bitmap) = (self.gpu.cuts[index].stream()?, DeviceMemory::new(SmSet::BYTES)?);
+        let (stream, bitmap) =
+            (self.division.cuts[index].stream()?, DeviceMemory::new(SmSet::BYTES)?);
         // As many blocks as the device holds: a gpulet that had more than it should would show it.
         let on = cuda::Stream { raw: stream.raw().cast(), sm_count: self.gpu.device.sm_count };
         for _ in 0..PROBES {
@@ -165,12 +174,14 @@ impl Bench {
         if let Source::Builtin(_) = model.source {
             return Err(LoadError::model(model, "is built in: only archives are measured"));
         }
-        let loaded = load::load_measured(&self.gpu, model, &|_| (), 1)?;
+        let divisions = Divisions::of(Arc::clone(&self.division));
+        let how = (Extent::Whole, Runs::alone(1));
+        let loaded = load::load(&self.gpu, &divisions, model, &|_| (), how)?;
         let Times { load_ns, place_ns, warm_up_ns, capture_ns } = loaded.times;
         let facts = Facts {
-            form: loaded.form.clone(),
+            form: loaded.form(),
             captured: loaded.is_captured(),
-            error: Some(loaded.error).filter(|error| error.is_finite()),
+            error: Some(loaded.weights.error).filter(|error| error.is_finite()),
             memory_bytes: loaded.memory_bytes,
             load_ns,
             place_ns,
@@ -203,17 +214,20 @@ impl Bench {
     /// What is wrong with a part, or went wrong.
     pub fn run(&mut self, parts: &[Part], until: &Until) -> Result<Vec<Spell>, String> {
         let text = |error: CudaError| error.to_string();
-        if let Some(part) = parts.iter().find(|part| part.gpulet >= self.gpu.cuts.len()) {
+        if let Some(part) = parts.iter().find(|part| part.gpulet >= self.division.cuts.len()) {
             return Err(format!("there is no gpulet {}", part.gpulet));
         }
         self.allocate_working_sets(parts).map_err(text)?;
-        let gpu = Arc::clone(&self.gpu);
+        let (gpu, division) = (Arc::clone(&self.gpu), Arc::clone(&self.division));
         let mut runners: Vec<Box<dyn Runner + '_>> = Vec::new();
         let mut placed: HashMap<(u32, usize), &mut Placed> =
             self.placed.iter_mut().map(|(key, placed)| (*key, placed)).collect();
         for part in parts {
             match part.what {
-                What::Busy => runners.push(Box::new(Busy::new(&gpu, part.gpulet).map_err(text)?)),
+                What::Busy => {
+                    let busy = Busy::new(&gpu, &division.cuts[part.gpulet]);
+                    runners.push(Box::new(busy.map_err(text)?));
+                }
                 What::Model { id, rows } => {
                     let missing = || format!("model {id} is not on gpulet {}", part.gpulet);
                     let placed = placed.remove(&(id, part.gpulet)).ok_or_else(missing)?;
@@ -228,7 +242,7 @@ impl Bench {
         let mut pressing = Vec::new();
         for part in parts {
             if let What::Pressure(pressure) = &part.what {
-                let it = Pressing::new(&gpu, part.gpulet, pressure).map_err(text)?;
+                let it = Pressing::new(&division.cuts[part.gpulet], pressure).map_err(text)?;
                 pressing.push((it, *pressure, Vec::new()));
             }
         }
@@ -322,8 +336,7 @@ struct Busy<'a> {
 }
 
 impl Busy<'_> {
-    fn new(gpu: &Gpu, gpulet: usize) -> Result<Busy<'_>, CudaError> {
-        let cut = &gpu.cuts[gpulet];
+    fn new<'a>(gpu: &'a Gpu, cut: &Cut) -> Result<Busy<'a>, CudaError> {
         Ok(Busy {
             device: &gpu.device,
             kernels: gpu.kernels.clone().ok_or_else(CudaError::no_kernels)?,

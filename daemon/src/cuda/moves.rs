@@ -71,6 +71,7 @@ impl HostParts {
 }
 
 /// How one gpulet moves tensors.
+#[derive(Clone)]
 pub(super) struct Moves {
     kernels: Option<Arc<Kernels>>,
     sm_count: u32,
@@ -127,6 +128,11 @@ impl Moves {
         (moves.alone_max, moves.several_max) = (alone_max, several_max);
         tracing::info!(alone_max, several_max, "bytes up to which a kernel moves tensors");
         Ok(moves)
+    }
+
+    /// The same, on a gpulet of so many multiprocessors.
+    pub(super) fn on_share(self, sm_count: u32) -> Moves {
+        Moves { sm_count, ..self }
     }
 
     fn by_kernel(&self, parts: &HostParts) -> bool {

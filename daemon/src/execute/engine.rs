@@ -3,6 +3,7 @@
 use gpulet_abi::region::Region;
 use gpulet_plan::profile::ProfilePoint;
 
+use super::loader::Later;
 use crate::backend::LoadError;
 use crate::model::Model;
 use crate::wire::{BatchCommand, BatchReport};
@@ -20,11 +21,17 @@ pub trait Load: Send + Sync + 'static {
     /// A model that is warm.
     type Loaded: Send + 'static;
 
-    /// Loads, warms up and measures a model.
+    /// Loads, warms up and measures a model. If it is to be there `soon`, what only makes it faster
+    /// may be left for later.
     ///
     /// # Errors
     /// [`LoadError`].
-    fn load(&self, model: &Model, progress: Progress<'_>) -> Result<Self::Loaded, LoadError>;
+    fn load(
+        &self,
+        model: &Model,
+        soon: bool,
+        progress: Progress<'_>,
+    ) -> Result<Self::Loaded, LoadError>;
 }
 
 /// What the daemon is told of a model that was loaded.
@@ -40,19 +47,33 @@ pub struct Facts {
     pub memory_bytes: u64,
 }
 
-/// What there is to say of shares that are being prepared.
+/// What there is to say of what an engine has made on the loader's thread.
 #[derive(Clone, Debug)]
-pub enum Preparation {
-    /// What a model's batches will take.
+pub enum News {
+    /// Something is made for a model that may take long.
+    Step {
+        /// Which model.
+        instance: u32,
+        /// What it is, such as "8 rows".
+        step: String,
+    },
+    /// What a model's batches take from now on.
+    Faster {
+        /// Which model.
+        instance: u32,
+        /// For each gpulet, rows ascending.
+        points: Vec<Vec<ProfilePoint>>,
+    },
+    /// What a model's batches will take on the shares that are being prepared.
     Remeasured {
         /// Which model.
         instance: u32,
         /// For each gpulet, rows ascending.
         points: Vec<Vec<ProfilePoint>>,
     },
-    /// All models are warm on them.
+    /// All models are warm on these shares.
     Ready,
-    /// They cannot be had; everything is as before.
+    /// These shares cannot be had; everything is as before.
     Failed(String),
 }
 
@@ -60,6 +81,9 @@ pub enum Preparation {
 pub trait Engine {
     /// What its models are loaded by.
     type Load: Load;
+
+    /// Called once, before anything else: what takes long is to be done by this thread.
+    fn employ(&mut self, _later: &Later) {}
 
     /// Adds a session's region.
     fn map(&mut self, number: u32, region: Region);
@@ -70,8 +94,9 @@ pub trait Engine {
     /// Adds a model.
     fn adopt(&mut self, instance: u32, loaded: Box<Loaded<Self>>) -> Facts;
 
-    /// Takes a model out, if it is there; none of its batches is under way.
-    fn release(&mut self, instance: u32) -> Option<Box<Loaded<Self>>>;
+    /// Takes a model out, if it is there; none of its batches is under way. What it returns is dropped
+    /// on the loader's thread.
+    fn release(&mut self, instance: u32) -> Option<Box<dyn Send>>;
 
     /// Whether `command` names what is not here.
     fn lacks(&self, command: &BatchCommand) -> bool;
@@ -97,7 +122,7 @@ pub trait Engine {
     fn woke(&mut self, _now_ns: u64) {}
 
     /// Begins to make ready for other shares, one a gpulet, while batches go on as before. What comes
-    /// of it is told by [`prepared`](Engine::prepared).
+    /// of it is [`news`](Engine::news).
     ///
     /// # Errors
     /// Why these shares cannot be had.
@@ -105,12 +130,12 @@ pub trait Engine {
         Err("this executor splits no device".to_owned())
     }
 
-    /// The next thing to say of what is being prepared. Does not wait.
-    fn prepared(&mut self) -> Option<Preparation> {
+    /// The next thing to say of what was made on the loader's thread. Does not wait.
+    fn news(&mut self) -> Option<News> {
         None
     }
 
-    /// Has batches that come from now on run on the shares that were prepared last.
+    /// Has batches that come from now on run on the shares that were prepared last, and are ready.
     fn switch(&mut self) {}
 }
 

@@ -16,7 +16,12 @@ pub struct HostLoad(pub Box<dyn Backend>);
 impl Load for HostLoad {
     type Loaded = Loaded;
 
-    fn load(&self, model: &Model, progress: Progress<'_>) -> Result<Loaded, LoadError> {
+    fn load(
+        &self,
+        model: &Model,
+        _soon: bool,
+        progress: Progress<'_>,
+    ) -> Result<Loaded, LoadError> {
         backend::load(self.0.as_ref(), model, progress)
     }
 }
@@ -62,8 +67,8 @@ impl Engine for Host {
         facts
     }
 
-    fn release(&mut self, instance: u32) -> Option<Box<Loaded>> {
-        self.holdings.unload(instance)
+    fn release(&mut self, instance: u32) -> Option<Box<dyn Send>> {
+        Some(self.holdings.unload(instance)?)
     }
 
     fn lacks(&self, command: &BatchCommand) -> bool {

@@ -1,14 +1,15 @@
-//! The thread that loads models while the executor runs others.
+//! The thread that does what takes long while the executor runs batches: it loads models, makes what
+//! its engine asks it to, and drops what takes a while to drop.
 //!
-//! Loads are made one after another, each on a thread that ends with it: a thread that ran a
+//! Everything is done one after another, each on a thread that ends with it: a thread that ran a
 //! forward has OpenMP threads of its own, and as long as there are more of these than CPUs, all of
 //! them sleep between loops instead of spinning, those of the batches too. Unloading takes a while
 //! as well (a large model's memory is given back page by page), so it happens here.
 
 use std::collections::BTreeSet;
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, PoisonError};
 use std::thread::{self, Builder};
 use std::time::Instant;
 
@@ -17,7 +18,7 @@ use gpulet_abi::doorbell::Doorbell;
 use super::engine::Load;
 use crate::model::Model;
 
-/// What the thread says.
+/// What the thread says of loads.
 pub enum Said<L> {
     /// A load has got so far.
     Step {
@@ -40,41 +41,80 @@ pub struct Done<L> {
     pub load_ns: u64,
 }
 
-enum Order<L> {
-    Load { instance: u32, model: Box<Model> },
-    Drop(Box<L>),
+type Errand = Box<dyn FnOnce() + Send>;
+
+/// Has things done by the thread.
+#[derive(Clone)]
+pub struct Later {
+    errands: Sender<Errand>,
+    bell: Arc<Doorbell>,
+}
+
+impl Later {
+    /// Does this when what was ordered before is through, and rings then.
+    pub fn run(&self, errand: impl FnOnce() + Send + 'static) {
+        // The thread ends with the executor, or by a panic: a defect of ours, or of libtorch.
+        self.errands.send(Box::new(errand)).expect("the loader thread is alive");
+    }
+
+    /// Drops this when what was ordered before is through.
+    pub fn drop(&self, it: impl Send + 'static) {
+        self.run(move || drop(it));
+    }
+
+    /// Has the executor look for what an errand has to say.
+    pub fn ring(&self) {
+        // With nobody listening the process is about to end.
+        let _ = self.bell.signal();
+    }
 }
 
 /// The executor's end of the thread.
 pub struct Loader<L: Load> {
-    orders: Sender<Order<L::Loaded>>,
+    load: Arc<L>,
+    later: Later,
+    answers: Sender<Said<L::Loaded>>,
     said: Receiver<Said<L::Loaded>>,
     /// Unloaded before they were loaded.
     forgotten: BTreeSet<u32>,
 }
 
 impl<L: Load> Loader<L> {
-    /// Starts the thread; it rings `bell` when there is something to [`take`](Self::take).
+    /// Starts the thread; it rings `bell` when there is something to [`take`](Self::take), or for the
+    /// engine to say.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn start(load: L, bell: &Doorbell) -> io::Result<Loader<L>> {
-        let bell = Doorbell::from(bell.try_clone()?);
-        let (orders, received) = channel();
+        let bell = Arc::new(Doorbell::from(bell.try_clone()?));
+        let (errands, ordered) = channel();
         let (answers, said) = channel();
+        let later = Later { errands, bell: Arc::clone(&bell) };
         let thread = Builder::new().name("loader".to_owned());
-        thread.spawn(move || run(&load, &received, &answers, &bell))?;
-        Ok(Loader { orders, said, forgotten: BTreeSet::new() })
+        thread.spawn(move || run(&ordered, &bell))?;
+        Ok(Loader { load: Arc::new(load), later, answers, said, forgotten: BTreeSet::new() })
     }
 
-    /// Loads a model, when those ordered before are through.
-    pub fn load(&self, instance: u32, model: Box<Model>) {
-        self.order(Order::Load { instance, model });
+    /// Has things done by this thread.
+    pub fn later(&self) -> &Later {
+        &self.later
     }
 
-    /// Drops a model.
-    pub fn drop_later(&self, loaded: Box<L::Loaded>) {
-        self.order(Order::Drop(loaded));
+    /// Loads a model, when what was ordered before is through; see [`Load::load`].
+    pub fn load(&self, instance: u32, model: Box<Model>, soon: bool) {
+        let (load, answers, later) =
+            (Arc::clone(&self.load), self.answers.clone(), self.later.clone());
+        self.later.run(move || {
+            let start = Instant::now();
+            let progress = |step: String| {
+                let _ = answers.send(Said::Step { instance, step });
+                later.ring();
+            };
+            let loaded = load.load(&model, soon, &progress);
+            let outcome = loaded.map(Box::new).map_err(|error| error.to_string());
+            let load_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let _ = answers.send(Said::Done(Done { instance, outcome, load_ns }));
+        });
     }
 
     /// Has an instance that is still being loaded answered with an error.
@@ -91,49 +131,20 @@ impl<L: Load> Loader<L> {
         if self.forgotten.remove(&done.instance) {
             let error = Err("unloaded before it was loaded".to_owned());
             if let Ok(loaded) = std::mem::replace(&mut done.outcome, error) {
-                self.drop_later(loaded);
+                self.later.drop(loaded);
             }
         }
         Some(Said::Done(done))
     }
-
-    fn order(&self, order: Order<L::Loaded>) {
-        // The thread ends when this value does, or by a panic: a defect of ours, or of libtorch.
-        self.orders.send(order).expect("the loader thread is alive");
-    }
 }
 
-fn run<L: Load>(
-    loader: &L,
-    orders: &Receiver<Order<L::Loaded>>,
-    answers: &Sender<Said<L::Loaded>>,
-    bell: &Doorbell,
-) {
-    // With nobody listening the process is about to end.
-    let answers = Mutex::new(answers);
-    let say = |said| {
-        let answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.send(said).is_ok() && bell.signal().is_ok()
-    };
-    while let Ok(order) = orders.recv() {
-        let (instance, model) = match order {
-            Order::Load { instance, model } => (instance, model),
-            Order::Drop(loaded) => {
-                drop(loaded);
-                continue;
-            }
-        };
-        let start = Instant::now();
-        let progress = |step: String| {
-            say(Said::Step { instance, step });
-        };
-        let load = || loader.load(&model, &progress).map(Box::new).map_err(|e| e.to_string());
-        let outcome = thread::scope(|scope| match scope.spawn(load).join() {
-            Ok(outcome) => outcome,
+fn run(ordered: &Receiver<Errand>, bell: &Doorbell) {
+    while let Ok(errand) = ordered.recv() {
+        thread::scope(|scope| match scope.spawn(errand).join() {
+            Ok(()) => {}
             Err(panic) => std::panic::resume_unwind(panic),
         });
-        let load_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        if !say(Said::Done(Done { instance, outcome, load_ns })) {
+        if bell.signal().is_err() {
             return;
         }
     }

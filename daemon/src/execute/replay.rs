@@ -8,7 +8,7 @@ use gpulet_abi::region::Region;
 use gpulet_plan::profile::{LatencyProfile, PROFILE_LATENCY_MAX_NS, ProfilePoint};
 
 use super::batch::Holdings;
-use super::engine::{Engine, Facts, Fault, Load, Preparation, Progress};
+use super::engine::{Engine, Facts, Fault, Load, News, Progress};
 use crate::backend::replay::Replay;
 use crate::backend::{self, LoadError, Loaded};
 use crate::clock::now_ns;
@@ -24,7 +24,12 @@ pub struct ReplayLoad(pub Replay);
 impl Load for ReplayLoad {
     type Loaded = Loaded;
 
-    fn load(&self, model: &Model, progress: Progress<'_>) -> Result<Loaded, LoadError> {
+    fn load(
+        &self,
+        model: &Model,
+        _soon: bool,
+        progress: Progress<'_>,
+    ) -> Result<Loaded, LoadError> {
         let Source::Builtin(Builtin::Fault | Builtin::Hang) = model.source else {
             return backend::load(&self.0, model, progress);
         };
@@ -41,7 +46,7 @@ pub struct Replayer {
     courses: HashMap<u32, Course>,
     gpulets: Vec<Gpulet>,
     /// What is to be said of shares that were prepared.
-    preparations: VecDeque<Preparation>,
+    news: VecDeque<News>,
 }
 
 /// A share of what is played, and the batches under way on it.
@@ -85,7 +90,7 @@ impl Replayer {
             holdings: Holdings::default(),
             courses: HashMap::new(),
             gpulets: shares_pct.into_iter().map(gpulet).collect(),
-            preparations: VecDeque::new(),
+            news: VecDeque::new(),
         }
     }
 }
@@ -137,9 +142,9 @@ impl Engine for Replayer {
         facts
     }
 
-    fn release(&mut self, instance: u32) -> Option<Box<Loaded>> {
+    fn release(&mut self, instance: u32) -> Option<Box<dyn Send>> {
         self.courses.remove(&instance);
-        self.holdings.unload(instance)
+        Some(self.holdings.unload(instance)?)
     }
 
     fn lacks(&self, command: &BatchCommand) -> bool {
@@ -196,7 +201,7 @@ impl Engine for Replayer {
         for (gpulet, share_pct) in self.gpulets.iter_mut().zip(shares_pct) {
             gpulet.prepared_pct = *share_pct;
         }
-        self.preparations.clear();
+        self.news.clear();
         for (instance, course) in &self.courses {
             let points = match course {
                 Course::Takes(profile) => {
@@ -206,15 +211,14 @@ impl Engine for Replayer {
                 Course::AtOnce(points) => vec![points.clone(); self.gpulets.len()],
                 Course::Faults | Course::Hangs => continue,
             };
-            let remeasured = Preparation::Remeasured { instance: *instance, points };
-            self.preparations.push_back(remeasured);
+            self.news.push_back(News::Remeasured { instance: *instance, points });
         }
-        self.preparations.push_back(Preparation::Ready);
+        self.news.push_back(News::Ready);
         Ok(())
     }
 
-    fn prepared(&mut self) -> Option<Preparation> {
-        self.preparations.pop_front()
+    fn news(&mut self) -> Option<News> {
+        self.news.pop_front()
     }
 
     fn switch(&mut self) {

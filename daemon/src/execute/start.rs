@@ -11,7 +11,7 @@ use super::control::{self, Control, Heard};
 use super::{Daemon, ExecuteError, io_error};
 use crate::backend::replay::Replay;
 use crate::backend::{self, Backend};
-use crate::cuda::gpu::{Gpu, Options};
+use crate::cuda::gpu::{Division, Gpu, Options};
 use crate::wire::{self, EXECUTOR_GPULETS_MAX, FromExecutor, Link, Start, ToExecutor};
 
 static NAME: OnceLock<String> = OnceLock::new();
@@ -28,7 +28,7 @@ pub enum Ready {
     /// Nothing.
     Replay(Replay),
     /// A GPU.
-    Cuda(Arc<Gpu>),
+    Cuda(Arc<Gpu>, Arc<Division>),
 }
 
 impl Ready {
@@ -36,7 +36,7 @@ impl Ready {
         match self {
             Ready::Host(backend) => backend.describe(),
             Ready::Replay(replay) => replay.describe(),
-            Ready::Cuda(gpu) => gpu.describe(),
+            Ready::Cuda(gpu, division) => gpu.describe(division),
         }
     }
 }
@@ -143,7 +143,8 @@ fn prepare(start: &Start) -> Result<Ready, String> {
             nvrtc: cuda.nvrtc.clone(),
             shares_pct: if cuda.split { shares_pct.collect() } else { Vec::new() },
         };
-        return Ok(Ready::Cuda(Arc::new(Gpu::open(&options).map_err(|error| error.to_string())?)));
+        let (gpu, division) = Gpu::open(&options).map_err(|error| error.to_string())?;
+        return Ok(Ready::Cuda(Arc::new(gpu), Arc::new(division)));
     }
     if let wire::Backend::Replay { profiles_dir } = &start.backend {
         return Ok(Ready::Replay(Replay::open(profiles_dir).map_err(|error| error.to_string())?));

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::control::{self, Control, Heard};
-use super::engine::{Engine, Facts, Loaded, Preparation};
+use super::engine::{Engine, Facts, Loaded, News};
 use super::foresight::nap_ns;
 use super::loader::{self, Loader, Said};
 use super::start::Started;
@@ -30,7 +30,7 @@ const LOOKS: u32 = 32;
 pub(super) fn run<E: Engine>(
     control: Control,
     started: Started,
-    engine: E,
+    mut engine: E,
     load: E::Load,
 ) -> Result<(), ExecuteError> {
     // Naps are shorter than what the kernel adds to a timer unless told otherwise.
@@ -38,6 +38,7 @@ pub(super) fn run<E: Engine>(
     slack.map_err(|errno| io_error("timer slack")(errno.into()))?;
     let loader_bell = Doorbell::new().map_err(io_error("eventfd"))?;
     let loader = Loader::start(load, &loader_bell).map_err(io_error("thread"))?;
+    engine.employ(loader.later());
     let (commands, reports) = started.link.executor_ends();
     let mut executor = Executor {
         control,
@@ -49,6 +50,7 @@ pub(super) fn run<E: Engine>(
         gpulet_count: started.gpulet_count,
         loader,
         loader_bell,
+        shares_pct: started.shares_pct,
         preparing: None,
         prepared: None,
         spin_ns: started.spin_ns,
@@ -78,6 +80,8 @@ struct Executor<E: Engine> {
     gpulet_count: u32,
     loader: Loader<E::Load>,
     loader_bell: Doorbell,
+    /// The shares that there are.
+    shares_pct: Vec<u8>,
     /// Shares that the engine makes ready for, and those that it is ready for.
     preparing: Option<Vec<u8>>,
     prepared: Option<Vec<u8>>,
@@ -229,7 +233,7 @@ impl<E: Engine> Executor<E> {
         }
         loop {
             match self.control.hear().map_err(io_error("control socket"))? {
-                Heard::Nothing => return self.tell_prepared(),
+                Heard::Nothing => return self.tell_news(),
                 Heard::HangUp => return Ok(Daemon::Gone),
                 Heard::Message(message, fds) => self.obey(message, fds)?,
             }
@@ -244,13 +248,13 @@ impl<E: Engine> Executor<E> {
                 self.engine.unmap(region);
                 Ok(())
             }
-            ToExecutor::Load { instance, model, soon: _ } => {
-                self.loader.load(instance, model);
+            ToExecutor::Load { instance, model, soon } => {
+                self.loader.load(instance, model, soon);
                 Ok(())
             }
             ToExecutor::Unload { instance } => {
                 match self.engine.release(instance) {
-                    Some(loaded) => self.loader.drop_later(loaded),
+                    Some(released) => self.loader.later().drop(released),
                     None => self.loader.forget(instance),
                 }
                 Ok(())
@@ -282,24 +286,30 @@ impl<E: Engine> Executor<E> {
         }
         self.engine.switch();
         tracing::info!(?shares_pct, "shares changed");
+        self.shares_pct.clone_from(&shares_pct);
         let shared = FromExecutor::Shared { shares_pct, switched_ns: now_ns() };
         self.control.send(&shared).map_err(io_error("control socket"))?;
         Ok(())
     }
 
-    /// Tells what came of shares that are being prepared.
-    fn tell_prepared(&mut self) -> Result<Daemon, ExecuteError> {
-        while let Some(preparation) = self.engine.prepared() {
+    /// Tells what came of shares that are being prepared, and of models that were loaded soon.
+    fn tell_news(&mut self) -> Result<Daemon, ExecuteError> {
+        while let Some(news) = self.engine.news() {
             let shares_pct = self.preparing.clone().unwrap_or_default();
-            let said = match preparation {
-                Preparation::Remeasured { instance, points } => {
+            let said = match news {
+                News::Step { instance, step } => FromExecutor::Loading { instance, step },
+                News::Faster { instance, points } => {
+                    let shares_pct = self.shares_pct.clone();
                     FromExecutor::Remeasured { instance, shares_pct, points }
                 }
-                Preparation::Ready => {
+                News::Remeasured { instance, points } => {
+                    FromExecutor::Remeasured { instance, shares_pct, points }
+                }
+                News::Ready => {
                     self.prepared = self.preparing.take();
                     FromExecutor::Prepared { shares_pct }
                 }
-                Preparation::Failed(error) => {
+                News::Failed(error) => {
                     self.preparing = None;
                     FromExecutor::PrepareFailed { shares_pct, error: control::cut(error) }
                 }

@@ -146,6 +146,18 @@ impl Cuda {
         Ok(Memory { reserved_bytes, allocated_bytes })
     }
 
+    /// Lets go of the memory that libtorch keeps for work on `stream`, before that is destroyed.
+    ///
+    /// # Safety
+    /// None of that work is unfinished, and no [`Graph`] that was captured on it is left.
+    ///
+    /// # Errors
+    /// [`Error::Internal`].
+    pub unsafe fn forget(&self, stream: *mut c_void) -> Result<(), Error> {
+        // SAFETY: only the value of the pointer is looked at; the rest is the caller's.
+        self.check(unsafe { (self.functions.forget)(stream) })
+    }
+
     /// Gives memory that libtorch does not use back to the device. Waits for the device.
     ///
     /// # Errors

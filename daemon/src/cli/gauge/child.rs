@@ -53,12 +53,12 @@ fn obey(bench: &mut Option<Bench>, order: Order) -> Answer {
 fn answer(bench: &mut Option<Bench>, order: Order) -> Result<Answer, String> {
     if let Order::Open { gpu, shares_pct } = order {
         let opened = bench.insert(open(gpu, shares_pct)?);
-        let gpu = opened.gpu();
+        let (gpu, division) = (opened.gpu(), opened.division());
         return Ok(Answer::Opened(Opened {
-            describe: gpu.describe(),
+            describe: gpu.describe(division),
             libtorch: gpu.torch.version().to_owned(),
             sm_count: gpu.device.sm_count,
-            gpulets: gpu.cuts.iter().map(|cut| cut.sm_count).collect(),
+            gpulets: division.cuts.iter().map(|cut| cut.sm_count).collect(),
         }));
     }
     let bench = bench.as_mut().ok_or("no device is open")?;

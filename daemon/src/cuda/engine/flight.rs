@@ -2,19 +2,22 @@
 
 use std::collections::HashMap;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use gpulet_abi::status::Status;
 use gpulet_abi::tensor::{Extent, SlotLayout};
 use gpulet_torch::cuda::{DeviceTensor, Placed};
 
-use super::{Flight, Gpulet, requests};
+use super::{Flight, Gpulet, Held, requests};
 use crate::backend::put_text;
 use crate::backend::values::{check_values, is_checked, make_harmless};
 use crate::cuda::builtin;
 use crate::cuda::driver::{CudaError, Stream};
-use crate::cuda::loaded::{Forward, Layouts, Loaded, Set};
+use crate::cuda::lane::{Fit, Layouts, Set};
+use crate::cuda::loaded::{Forward, Weights};
 use crate::cuda::moves::{HostPart, HostParts, Moves, part_of};
 use crate::cuda::regions::{Regions, Slot};
+use crate::execute::foresight::Foresight;
 use crate::wire::BatchRequest;
 
 /// Results up to so many bytes are copied on the stream that computes: an event and a second stream
@@ -47,7 +50,7 @@ struct Place {
 /// Queues everything that a batch takes, from slots to slots.
 pub(super) fn launch(
     regions: &Regions,
-    instances: &mut HashMap<u32, Box<Loaded>>,
+    models: &HashMap<u32, Vec<Held>>,
     gpulet: &mut Gpulet,
     flight: &mut Flight,
 ) -> Result<(), Refusal> {
@@ -56,20 +59,21 @@ pub(super) fn launch(
         tracing::error!(batch = command.batch, "a command of the daemon is broken: {rule}");
         Refusal::Status(Status::Internal)
     };
-    let loaded = instances.get(&command.instance).ok_or_else(|| broken("unknown instance"))?;
+    let held = models.get(&command.instance).ok_or_else(|| broken("unknown instance"))?;
+    let held = &held[command.gpulet as usize];
+    let (lane, weights) = (&held.lane, &*held.lane.weights);
     let requests = requests(&command).map_err(broken)?;
     let rows = requests.iter().try_fold(0u32, |rows, request| rows.checked_add(request.rows));
-    if rows != Some(command.rows) || command.rows > loaded.model.max_batch {
+    if rows != Some(command.rows) || command.rows > weights.model.max_batch {
         return Err(broken("rows do not add up, or are more than max_batch"));
     }
-    let lane = &loaded.lanes[command.gpulet as usize];
     let set = &lane.sets[flight.set];
-    flight.size = lane.size_for(command.rows).ok_or_else(|| broken("no such size"))?;
+    let fit = lane.fit(command.rows).ok_or_else(|| broken("no such size"))?;
 
     let marks = &gpulet.marks[flight.set];
     let alone = gpulet.flights.is_empty();
     let inward = if alone { &gpulet.compute } else { &gpulet.copy_in };
-    let batch = Batch { regions, loaded, set, requests };
+    let batch = Batch { regions, weights, set, requests };
     // Before anything is queued, so that a broken command leaves nothing behind.
     batch.check().map_err(broken)?;
     batch.take_in(&gpulet.moves, flight, inward)?;
@@ -77,18 +81,8 @@ pub(super) fn launch(
         marks.copied_in.record(inward)?;
         gpulet.compute.after(&marks.copied_in)?;
     }
-    if let Some(graphs) = &lane.sizes[flight.size].graphs {
-        // SAFETY: a live graph over this set, of which this is the only batch.
-        unsafe { gpulet.compute.launch(graphs[flight.set].exec()) }?;
-    } else {
-        match &loaded.forward {
-            Forward::Module(placed) => {
-                run_eagerly(&batch, placed, flight, &gpulet.compute)?;
-            }
-            _ => builtin::run(loaded, set, command.rows, &gpulet.compute)?,
-        }
-    }
-    let row_bytes: u64 = loaded.model.outputs.iter().map(|tensor| tensor.row_bytes).sum();
+    compute(&batch, held, fit, flight, &gpulet.compute)?;
+    let row_bytes: u64 = weights.model.outputs.iter().map(|tensor| tensor.row_bytes).sum();
     let outward = if row_bytes * u64::from(command.rows) <= SMALL_OUTPUT_BYTES {
         &gpulet.compute
     } else {
@@ -102,31 +96,57 @@ pub(super) fn launch(
     if let Some(last) = gpulet.flights.back() {
         flight.begin_ns = flight.begin_ns.max(last.look_ns);
     }
-    flight.look_ns = flight.begin_ns + lane.sizes[flight.size].foresight.look_ns();
+    let foresight = held.foresights.get(lane.measured_of(fit));
+    flight.look_ns = flight.begin_ns + foresight.map_or(0, Foresight::look_ns);
+    flight.runs = Some((Arc::clone(lane), fit));
     Ok(())
+}
+
+/// Queues the forward of a batch whose inputs are in its set.
+fn compute(
+    batch: &Batch<'_>,
+    held: &Held,
+    fit: Fit,
+    flight: &mut Flight,
+    stream: &Stream,
+) -> Result<(), CudaError> {
+    let (lane, weights, rows) = (&held.lane, batch.weights, flight.command.rows);
+    let size = match (fit, &lane.piece) {
+        (Fit::Pieces(_), Some(piece)) => return piece.run(weights, batch.set, rows, stream),
+        (Fit::Pieces(_), None) => None,
+        (Fit::Size(index), _) => lane.sizes.get(index),
+    };
+    if let Some(graphs) = size.and_then(|size| size.graphs.as_ref()) {
+        // SAFETY: a live graph over this set, of which this is the only batch.
+        return unsafe { stream.launch(graphs[flight.set].exec()) };
+    }
+    match &weights.forward {
+        Forward::Module(placed) => run_eagerly(batch, placed, flight, stream),
+        _ => builtin::run(weights, batch.set, rows, stream),
+    }
 }
 
 /// A batch is done: what was staged goes to slots, and what its end taught is remembered.
 pub(super) fn finish(
     regions: &Regions,
-    instances: &mut HashMap<u32, Box<Loaded>>,
+    models: &mut HashMap<u32, Vec<Held>>,
     flight: &mut Flight,
     now_ns: u64,
 ) {
     let command = flight.command;
-    let Some(loaded) = instances.get_mut(&command.instance) else { return };
-    let lane = &loaded.lanes[command.gpulet as usize];
+    let Some((lane, fit)) = flight.runs.take() else { return };
+    let weights = &*lane.weights;
     let set = &lane.sets[flight.set];
     let mut first_row = 0;
     for (index, request) in requests(&command).unwrap_or_default().iter().enumerate() {
         // Its region is mapped as long as a request of it is under way.
-        let Ok(place) = locate(regions, loaded, request, first_row) else { continue };
+        let Ok(place) = locate(regions, weights, request, first_row) else { continue };
         first_row += place.rows;
         if flight.staged & (1 << index) == 0 || flight.report.statuses[index] != ok() {
             continue;
         }
         let slots = place.layout.outputs().iter().zip(set.layouts.host.outputs());
-        for (tensor, (slot, host)) in loaded.model.outputs.iter().zip(slots) {
+        for (tensor, (slot, host)) in weights.model.outputs.iter().zip(slots) {
             let offset = host.offset + place.first_row * tensor.row_bytes;
             // SAFETY: both places lie in their memories; the device has written the one and is done.
             unsafe {
@@ -136,7 +156,12 @@ pub(super) fn finish(
             }
         }
     }
-    let foresight = &mut loaded.lanes[command.gpulet as usize].sizes[flight.size].foresight;
+    let held = models.get_mut(&command.instance).and_then(|it| it.get_mut(command.gpulet as usize));
+    // Unless another lane has replaced it meanwhile.
+    let held = held.filter(|held| Arc::ptr_eq(&held.lane, &lane));
+    let Some(foresight) = held.and_then(|it| it.foresights.get_mut(lane.measured_of(fit))) else {
+        return;
+    };
     if flight.awaited {
         foresight.awaited(now_ns - flight.begin_ns, flight.late_ns);
     } else {
@@ -150,7 +175,7 @@ fn ok() -> u8 {
 
 fn locate(
     regions: &Regions,
-    loaded: &Loaded,
+    weights: &Weights,
     request: &BatchRequest,
     first_row: u64,
 ) -> Result<Place, &'static str> {
@@ -158,7 +183,7 @@ fn locate(
     if request.rows == 0 {
         return Err("a request of no rows");
     }
-    let layout = loaded.row_bytes.layout(request.rows).ok_or("rows overflow")?;
+    let layout = weights.row_bytes.layout(request.rows).ok_or("rows overflow")?;
     if layout.bytes() > slot.bytes as u64 {
         return Err("the tensors do not fit the slot");
     }
@@ -168,7 +193,7 @@ fn locate(
 /// A batch that is being queued.
 struct Batch<'a> {
     regions: &'a Regions,
-    loaded: &'a Loaded,
+    weights: &'a Weights,
     set: &'a Set,
     requests: &'a [BatchRequest],
 }
@@ -177,14 +202,14 @@ impl Batch<'_> {
     fn check(&self) -> Result<(), &'static str> {
         self.requests
             .iter()
-            .try_for_each(|request| locate(self.regions, self.loaded, request, 0).map(drop))
+            .try_for_each(|request| locate(self.regions, self.weights, request, 0).map(drop))
     }
 
     /// Its requests' places, in order.
     fn places(&self) -> impl Iterator<Item = (usize, Place)> + '_ {
         let mut first_row = 0;
         self.requests.iter().enumerate().filter_map(move |(index, request)| {
-            let place = locate(self.regions, self.loaded, request, first_row).ok()?;
+            let place = locate(self.regions, self.weights, request, first_row).ok()?;
             first_row += place.rows;
             Some((index, place))
         })
@@ -199,7 +224,7 @@ impl Batch<'_> {
         stream: &Stream,
     ) -> Result<(), CudaError> {
         let Layouts { device, host } = &self.set.layouts;
-        for (index, tensor) in self.loaded.model.inputs.iter().enumerate() {
+        for (index, tensor) in self.weights.model.inputs.iter().enumerate() {
             let mut parts = HostParts::new();
             for (request, place) in self.places() {
                 let extent = place.layout.inputs()[index];
@@ -233,7 +258,7 @@ impl Batch<'_> {
             // SAFETY: slots stay mapped and the set stays this batch's until it is done; the place on
             // the device has room for `max_batch` rows.
             unsafe {
-                match &self.loaded.pictures[index] {
+                match &self.weights.pictures[index] {
                     Some(spec) => moves.pictures(stream, &parts, into, spec)?,
                     None => moves.inward(stream, &parts, into)?,
                 }
@@ -251,7 +276,7 @@ impl Batch<'_> {
         stream: &Stream,
     ) -> Result<(), CudaError> {
         let Layouts { device, host } = &self.set.layouts;
-        for (index, tensor) in self.loaded.model.outputs.iter().enumerate() {
+        for (index, tensor) in self.weights.model.outputs.iter().enumerate() {
             let mut parts = HostParts::new();
             for (request, place) in self.places() {
                 let extent = place.layout.outputs()[index];
@@ -294,9 +319,9 @@ fn run_eagerly(
     flight: &mut Flight,
     stream: &Stream,
 ) -> Result<(), CudaError> {
-    let Batch { loaded, set, .. } = batch;
+    let Batch { weights, set, .. } = batch;
     let rows = flight.command.rows;
-    let all = (set.inputs(&loaded.inputs, rows), set.outputs(&loaded.outputs, rows));
+    let all = (set.inputs(&weights.inputs, rows), set.outputs(&weights.outputs, rows));
     // SAFETY: live device memory of this set, and a live stream.
     if unsafe { placed.run(stream.raw(), &all.0, &all.1) }.is_ok() {
         return Ok(());
@@ -315,7 +340,7 @@ fn run_eagerly(
         // SAFETY: parts of the above.
         if let Err(error) = unsafe { placed.run(stream.raw(), &inputs, &outputs) } {
             stream.is_idle()?;
-            tracing::debug!(model = loaded.model.name, "{error}");
+            tracing::debug!(model = weights.model.name, "{error}");
             flight.report.statuses[index] = Status::ModelError as i32 as u8;
             write_error(&place, &error.to_string());
         }

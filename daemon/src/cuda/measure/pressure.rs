@@ -6,7 +6,7 @@ use gpulet_kernels::cuda::{self, DevicePart, Kernels};
 use serde::{Deserialize, Serialize};
 
 use crate::cuda::driver::{CudaError, DeviceMemory, Pinned, Stream};
-use crate::cuda::gpu::Gpu;
+use crate::cuda::gpu::Cut;
 
 /// Which memory is pressed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -48,9 +48,8 @@ pub(super) struct Pressing {
 }
 
 impl Pressing {
-    /// Allocates what it needs on gpulet `index`.
-    pub(super) fn new(gpu: &Gpu, index: usize, pressure: &Pressure) -> Result<Pressing, CudaError> {
-        let cut = &gpu.cuts[index];
+    /// Allocates what it needs on a gpulet.
+    pub(super) fn new(cut: &Cut, pressure: &Pressure) -> Result<Pressing, CudaError> {
         let blocks = pressure.blocks_per_sm * cut.sm_count;
         Ok(Pressing {
             stream: cut.stream()?,
