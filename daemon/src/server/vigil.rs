@@ -3,9 +3,10 @@
 //! Polling pays if something comes soon: then nobody has to ring, and nobody is woken up. What came
 //! last tells a lot about that. A client that was answered may ask again within a microsecond; after
 //! submissions alone often nothing comes before a batch ends. So for both the daemon remembers, in two
-//! bits as a processor does of a branch, whether something came while it was worth polling, which it
-//! sees as well when it did not poll. After waking up it always polls: somebody said that something
-//! is about to come.
+//! bits as a processor does of a branch, whether something came while it was worth polling. It sees
+//! that as well when it slept, later by what waking up takes, which polling is worth at most: so twice
+//! the time counts then. After waking up it always polls: somebody said that something is about to
+//! come.
 
 /// Whether something came soon, most of the last times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +54,7 @@ impl Vigil {
     /// Something was there to do, and requests were answered or not. Polling is worth `spin_ns`.
     pub(super) fn worked(&mut self, now_ns: u64, answered: bool, spin_ns: u64) {
         if std::mem::take(&mut self.quiet) {
-            self.note(now_ns, spin_ns);
+            self.note(now_ns.saturating_sub(self.since_ns) < spin_ns);
         }
         self.last = if answered { Last::Answered } else { Last::Asked };
         self.since_ns = now_ns;
@@ -61,7 +62,9 @@ impl Vigil {
 
     /// Somebody rang, or it was time.
     pub(super) fn woke(&mut self, now_ns: u64, spin_ns: u64) {
-        self.note(now_ns, spin_ns);
+        let in_vain = self.is_hopeful();
+        let waited_ns = now_ns.saturating_sub(self.since_ns);
+        self.note(!in_vain && waited_ns < spin_ns.saturating_mul(2));
         self.last = Last::Woke;
         self.since_ns = now_ns;
         self.quiet = false;
@@ -69,16 +72,18 @@ impl Vigil {
 
     /// Whether to poll on.
     pub(super) fn polls(&self, now_ns: u64, spin_ns: u64) -> bool {
-        let hopeful = match self.last {
+        self.is_hopeful() && now_ns.saturating_sub(self.since_ns) < spin_ns
+    }
+
+    fn is_hopeful(&self) -> bool {
+        match self.last {
             Last::Asked => self.asked.is_soon(),
             Last::Answered => self.answered.is_soon(),
             Last::Woke => true,
-        };
-        hopeful && now_ns.saturating_sub(self.since_ns) < spin_ns
+        }
     }
 
-    fn note(&mut self, now_ns: u64, spin_ns: u64) {
-        let soon = now_ns.saturating_sub(self.since_ns) < spin_ns;
+    fn note(&mut self, soon: bool) {
         match self.last {
             Last::Asked => self.asked.note(soon),
             Last::Answered => self.answered.note(soon),
@@ -134,6 +139,24 @@ mod tests {
         assert_eq!(course(&mut vigil, 90_000, 800_000), (0, 0), "a client that takes its time");
         assert_eq!(course(&mut vigil, 90_000, 5_000), (0, 10), "a model that takes no time");
         assert_eq!(course(&mut vigil, 1_000, 1_000), (10, 10));
+    }
+
+    #[test]
+    fn what_it_slept_through_counts_as_well() {
+        let mut vigil = Vigil::new(0);
+        course(&mut vigil, 90_000, 800_000);
+        // Now clients are back just in time, of which a sleeper learns later still.
+        vigil.worked(vigil.since_ns, true, SPIN_NS);
+        for _ in 0..2 {
+            assert!(!vigil.polls(vigil.since_ns, SPIN_NS));
+            vigil.woke(vigil.since_ns + 30_000, SPIN_NS);
+            vigil.worked(vigil.since_ns, true, SPIN_NS);
+        }
+        assert!(vigil.polls(vigil.since_ns, SPIN_NS));
+        // What comes only after it has polled in vain came too late.
+        vigil.woke(vigil.since_ns + 30_000, SPIN_NS);
+        vigil.worked(vigil.since_ns, true, SPIN_NS);
+        assert!(!vigil.polls(vigil.since_ns, SPIN_NS));
     }
 
     #[test]
