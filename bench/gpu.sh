@@ -7,9 +7,10 @@
 # The binaries may come from another machine: what must be built where it runs, the shims, is built
 # here, for the torch that python3 has or that $LIBTORCH_DIR names. Models are exported by that python
 # to $MODELS (/tmp/gpulet-models) once; what the benches find out goes to $RESULTS
-# (/tmp/gpulet-results), where it stays: the table is of all that is there. $DRILLS: GPU faults under
-# mps (50). PART, all without but profile: kernels answers latency coexist change drill harm cold share
-# two profile. Two GPUs are needed for `two`, which is left out where there is one.
+# (/tmp/gpulet-results), where it stays: the table is of all that is there. Where time is short: $DRILLS
+# GPU faults under mps (50), $CYCLES models loaded and unloaded under mps (50), and which of the models
+# $PAPER are exported and compared. PART, all without but profile: kernels answers latency coexist change
+# drill harm cold share two profile. `two` needs two GPUs, and is left out where there is one.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 bin=$(readlink -f "${1:-$here/target/release}")
@@ -17,7 +18,7 @@ shift || true
 parts=${*:-kernels share coexist latency answers change cold harm two drill}
 models=${MODELS:-/tmp/gpulet-models}
 results=${RESULTS:-/tmp/gpulet-results}
-paper="lenet googlenet resnet50 ssd vgg16 mnasnet1_0 mobilenet_v2 densenet161 bert"
+paper=${PAPER:-lenet googlenet resnet50 ssd vgg16 mnasnet1_0 mobilenet_v2 densenet161 bert}
 
 skip() {
   echo "gpu.sh: skipped: $*"
@@ -118,8 +119,9 @@ run() { # PART
       ;;
     change)
       for mechanism in mps green; do
-        bench 120 change-$mechanism change --model "$models/resnet50_fp16" \
-          --mechanism $mechanism --times 6 --timeline "$results/change-$mechanism.csv"
+        bench 120 change-$mechanism change --model "$models/resnet50" --mechanism $mechanism \
+          --times 6 --timeline "$results/change-$mechanism.csv" \
+          --log "$results/change-$mechanism.daemon.log"
       done
       ;;
     drill)
@@ -129,12 +131,13 @@ run() { # PART
     harm)
       harm="drill --model $digits --hungry $models/hungry --harm executor,hang,memory,batch"
       # shellcheck disable=SC2086
-      bench 120 harm-mps $harm,mps --mechanism mps --times 4
+      bench 120 harm-mps $harm,mps --mechanism mps --times 4 --log "$results/harm-mps.daemon.log"
       # shellcheck disable=SC2086
       bench 120 harm-green $harm --mechanism green --times 2
       ;;
     cold)
-      bench 200 cold-mps cold --model "$models/resnet50" --max-batch 8 --mechanism mps --times 50
+      bench 200 cold-mps cold --model "$models/resnet50" --max-batch 8 --mechanism mps \
+        --times "${CYCLES:-50}"
       bench 120 cold-green cold --model "$models/resnet50" --max-batch 8 --mechanism green --times 5
       ;;
     share)
