@@ -108,7 +108,8 @@ fn bad_files_are_told_by_name_line_field_and_rule() {
         ("tasks.csv", "1\n7,-1,108,\n", "tasks.csv:2: rate: must be a number 0 to"),
         ("tasks.csv", "1\n99,1,108,\n", "tasks.csv:2: model: must be a whole number 0 to 13"),
         ("tasks.csv", "2\n7,1,108,\n", "tasks.csv:1: count: says 2, but 1 lines follow"),
-        ("tasks.csv", "1\n7,9,1,\n", "resnet50: SLO must be at least"),
+        ("tasks.csv", "2\nmine,30,40,\n7,9,1,\n", "tasks.csv:3: resnet50: SLO must be at least"),
+        ("tasks.csv", "1\n7,200000,108,\n", "flags.json: devices: must be more than 4"),
         ("tasks.csv", "1\nother,9,1,\n", "memory.json: other: must have its memory given"),
         ("tasks.csv", "1\n6,9,90,\n", "memory.json: googlenet: must have its memory given"),
         ("latency.csv", "model,share,batch,ms\n", "latency.csv:1: share: must be a whole number"),
@@ -127,8 +128,8 @@ fn bad_files_are_told_by_name_line_field_and_rule() {
         assert!(said.contains(told), "{said:?} should have {told:?}");
     }
     for (good, bad, told) in [
-        ("\"Num\": 4", "\"Num\": 0", "flags.json: GPUs: must be at least one device"),
-        ("1.1", "0.9", "flags.json: Latency Ratio: must be 1 to 1000"),
+        ("\"Num\": 4", "\"Num\": 0", "flags.json:1: GPUs: must be at least one device"),
+        ("1.1", "0.9", "flags.json:2: Latency Ratio: must be 1 to 1000"),
         ("\"card\"", "\"other\"", "flags.json: GPUs: Type must be one that devices.json has"),
     ] {
         let dir = files();
@@ -136,6 +137,10 @@ fn bad_files_are_told_by_name_line_field_and_rule() {
         let said = complaint(&ctl(dir.path(), "schedule", &[]));
         assert!(said.contains(told), "{said:?} should have {told:?}");
     }
+    let dir = files();
+    fs::write(dir.path().join("tasks.csv"), b"1\n\xe9,1,1,\n").unwrap();
+    let said = complaint(&ctl(dir.path(), "schedule", &[]));
+    assert!(said.contains("tasks.csv:2: text: must be UTF-8, is not"), "{said}");
     let dir = files();
     fs::remove_file(dir.path().join("latency.csv")).unwrap();
     let said = complaint(&ctl(dir.path(), "schedule", &[]));

@@ -32,7 +32,8 @@ pub fn fluid(problem: &Problem) -> f64 {
         let (left, right) = (low + (high - low) / 3.0, high - (high - low) / 3.0);
         if cost(left) < cost(right) { low = left } else { high = right }
     }
-    cost(low).max(cost(1.0))
+    // Of nothing, a sum is -0.
+    cost(low).max(cost(1.0)) + 0.0
 }
 
 /// Device type, and parts of a device's share and memory that a request per second of a model

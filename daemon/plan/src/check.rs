@@ -42,7 +42,7 @@ pub fn check(problem: &Problem, plan: &Plan) -> Vec<Violation> {
             }
             None => found.push(Violation {
                 place,
-                rule: format!("must be a {:?} that there is, is not", device.kind),
+                rule: format!("must be the number of a device of type {:?}, is not", device.kind),
             }),
         }
     }

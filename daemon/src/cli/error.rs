@@ -101,8 +101,13 @@ pub enum CtlError {
     #[error(transparent)]
     Input(#[from] InputError),
     /// There is no plan.
-    #[error(transparent)]
-    Infeasible(#[from] Infeasible),
+    #[error("{place}: {source}")]
+    Infeasible {
+        /// File, and line where one asks for it.
+        place: String,
+        /// What is in the way.
+        source: Infeasible,
+    },
     /// Everything that `check` found, a line each.
     #[error("{}", .0.join("\n"))]
     Problems(Vec<String>),
@@ -129,7 +134,7 @@ impl CtlError {
             | CtlError::File { .. }
             | CtlError::Output(_)
             | CtlError::Kernel { .. }
-            | CtlError::Infeasible(_)
+            | CtlError::Infeasible { .. }
             | CtlError::Open(_)
             | CtlError::Gpu(_)
             | CtlError::Measure(_)

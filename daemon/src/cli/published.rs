@@ -10,6 +10,7 @@ use gpulet_plan::input::InputError;
 use gpulet_plan::native;
 use gpulet_plan::problem::Problem;
 use gpulet_plan::published::{self, DeviceTexts, Texts};
+use gpulet_plan::search::Infeasible;
 
 use super::CtlError;
 
@@ -72,6 +73,26 @@ impl Files {
         let mut demands = published::rates(&name, &text)?;
         demands.iter_mut().for_each(|demand| demand.rate *= load);
         self.problem_of(&name, demands)
+    }
+
+    /// Why there is no plan, with the file and line that ask for what cannot be.
+    pub(super) fn blamed(&self, source: Infeasible) -> CtlError {
+        let path = match (&self.problem, &source) {
+            (Some(path), _) => path,
+            (None, Infeasible::Slo { .. } | Infeasible::Memory { .. }) => &self.rates,
+            (None, _) => &self.sched_config,
+        };
+        let line = match &source {
+            Infeasible::Slo { model, .. } | Infeasible::Memory { model, .. } => {
+                read(path).map_or(0, |(_, text)| line_of(&text, model))
+            }
+            _ => 0,
+        };
+        let place = match line {
+            0 => path.display().to_string(),
+            _ => format!("{}:{line}", path.display()),
+        };
+        CtlError::Infeasible { place, source }
     }
 
     /// With so many devices of each type.
@@ -153,6 +174,21 @@ fn document(name: &str, text: &str) -> Result<native::Document, CtlError> {
     })
 }
 
+/// First line that asks for a model, of rates or of a problem of our own; 0 for none.
+fn line_of(text: &str, model: &str) -> usize {
+    let number = published::MODELS.iter().position(|known| known.name == model);
+    let number = number.map(|number| number.to_string());
+    let asks = |line: &str| {
+        let first = line.split(',').next().unwrap_or_default().trim();
+        first == model
+            || number.as_deref() == Some(first)
+            || line.contains("name") && line.contains(&format!("\"{model}\""))
+    };
+    // The first line of rates is their count.
+    let mut lines = text.lines().enumerate().skip(1);
+    lines.find(|(_, line)| asks(line)).map_or(0, |(at, _)| at + 1)
+}
+
 /// Name and text of a file.
 pub(super) fn read(path: &Path) -> Result<(String, String), CtlError> {
     let failed = |source| CtlError::File { path: path.to_owned(), source };
@@ -162,7 +198,13 @@ pub(super) fn read(path: &Path) -> Result<(String, String), CtlError> {
         let rule = format!("must be at most {FILE_BYTES_MAX}, is {size}");
         return Err(InputError::whole(&name, "bytes", rule).into());
     }
-    Ok((name, fs::read_to_string(path).map_err(failed)?))
+    let text = String::from_utf8(fs::read(path).map_err(failed)?).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + good.iter().filter(|&&byte| byte == b'\n').count();
+        let rule = "must be UTF-8, is not".to_owned();
+        InputError { file: name.clone(), line, field: "text".to_owned(), rule }
+    })?;
+    Ok((name, text))
 }
 
 /// Writes a whole file.

@@ -56,7 +56,7 @@ enum Bound {
 impl Bound {
     /// What the solver says, as a line.
     #[cfg(feature = "solver")]
-    fn said(self, problem: &Problem, plan: &Plan) -> Result<String, CtlError> {
+    fn said(self, files: &Files, problem: &Problem, plan: &Plan) -> Result<String, CtlError> {
         use gpulet_plan::bound::linear;
         use gpulet_plan::search::packed::integer;
 
@@ -66,7 +66,10 @@ impl Bound {
                 Some(found) => format!("linear program: at least {found:.3} GPUs"),
                 None => "linear program: no plan with these GPUs".to_owned(),
             },
-            Bound::Integer => format!("integer program: {} GPUs", integer(problem, plan.bound)?),
+            Bound::Integer => {
+                let found = integer(problem, plan.bound).map_err(|why| files.blamed(why))?;
+                format!("integer program: {found} GPUs")
+            }
         };
         let took_ms = begun.elapsed().as_secs_f64() * 1e3;
         Ok(format!("{found}, in {took_ms:.1} ms; the plan has {}\n", plan.devices.len()))
@@ -74,7 +77,7 @@ impl Bound {
 
     /// There is none.
     #[cfg(not(feature = "solver"))]
-    fn said(self, _: &Problem, _: &Plan) -> Result<String, CtlError> {
+    fn said(self, _: &Files, _: &Problem, _: &Plan) -> Result<String, CtlError> {
         Err(no_solver())
     }
 }
@@ -140,7 +143,7 @@ impl Schedule {
             Ok(plan) => plan,
             Err(infeasible) => {
                 write(&self.output, published::EMPTY)?;
-                return Err(infeasible.into());
+                return Err(self.files.blamed(infeasible));
             }
         };
         let violations = check(&problem, &plan);
@@ -156,7 +159,7 @@ impl Schedule {
             let _ = writeln!(text, "loads {loads}, unloads {unloads}, resizes {resizes}");
         }
         if let Some(bound) = self.bound {
-            text += &bound.said(&problem, &plan)?;
+            text += &bound.said(&self.files, &problem, &plan)?;
         }
         if self.explain {
             text += &explained(&problem, &plan);

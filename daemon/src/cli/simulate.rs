@@ -137,7 +137,7 @@ impl Simulate {
         let problem = self.files.problem()?;
         let plan = match &self.plan {
             Some(path) => plan_check::load(path, &problem)?,
-            None => self.policy.plan(&problem)?,
+            None => self.policy.plan(&problem).map_err(|why| self.files.blamed(why))?,
         };
         if !(self.factor >= 0.0 && self.factor <= 1e6) {
             return Err(CtlError::Usage("--factor must be 0 to 1000000".into()));

@@ -69,6 +69,6 @@ impl Why {
             };
             print(&relief(self.policy, &pose, count).to_string())?;
         }
-        Err(infeasible.into())
+        Err(self.files.blamed(infeasible))
     }
 }

@@ -64,7 +64,7 @@ struct RawCount {
 /// File, field and rule.
 pub fn scheduling(file: &str, text: &str) -> Result<Scheduling, InputError> {
     let raw: RawScheduling = json(file, text)?;
-    let wrong = |field: &str, rule: String| Err(InputError::whole(file, field, rule));
+    let wrong = |field: &str, rule: String| Err(at_key(file, text, field, rule));
     if !(1.0..=1000.0).contains(&raw.latency_ratio) {
         return wrong("Latency Ratio", format!("must be 1 to 1000, is {}", raw.latency_ratio));
     }
@@ -131,11 +131,11 @@ pub fn devices(file: &str, text: &str) -> Result<Vec<DeviceFiles>, InputError> {
     for (index, spec) in device_specs.iter().enumerate() {
         if device_specs[..index].iter().any(|other| other.kind == spec.kind) {
             let rule = format!("type {:?} must be given once", spec.kind);
-            return Err(InputError::whole(file, "device_specs", rule));
+            return Err(at_key(file, text, "device_specs", rule));
         }
         if spec.mem_mb == 0 || spec.mem_mb > 1 << 32 {
             let rule = format!("mem_mb must be 1 to {}, is {}", 1_u64 << 32, spec.mem_mb);
-            return Err(InputError::whole(file, &spec.kind, rule));
+            return Err(at_key(file, text, &spec.kind, rule));
         }
     }
     Ok(device_specs)
@@ -183,10 +183,10 @@ pub fn memory(file: &str, text: &str) -> Result<Memory, InputError> {
     for RawModelMemory { name, mem } in raw.models {
         if mem == 0 || mem > 1 << 32 {
             let rule = format!("mem must be 1 to {} MB, is {mem}", 1_u64 << 32);
-            return Err(InputError::whole(file, &name, rule));
+            return Err(at_key(file, text, &name, rule));
         }
         if models.insert(name.clone(), mem).is_some() {
-            return Err(InputError::whole(file, &name, "must be given once"));
+            return Err(at_key(file, text, &name, "must be given once"));
         }
     }
     Ok(Memory { file: file.to_owned(), models })
@@ -237,7 +237,7 @@ pub fn input_shapes(file: &str, text: &str) -> Result<InputShapes, InputError> {
             "INT64" => 8,
             other => {
                 let rule = format!("input_type must be FP32 or INT64, is {other:?}");
-                return Err(InputError::whole(file, &name, rule));
+                return Err(at_key(file, text, &name, rule));
             }
         };
         let all = input_dim.iter().try_fold(element, |sum, &dim| sum.checked_mul(dim));
@@ -245,11 +245,18 @@ pub fn input_shapes(file: &str, text: &str) -> Result<InputShapes, InputError> {
             Some(all) => bytes.insert(name, all),
             None => {
                 let rule = "input_dim must come to 1 byte to 1 TiB";
-                return Err(InputError::whole(file, &name, rule));
+                return Err(at_key(file, text, &name, rule));
             }
         };
     }
     Ok(InputShapes { file: file.to_owned(), bytes })
+}
+
+/// An error at the first line that has `key` in quotes.
+fn at_key(file: &str, text: &str, key: &str, rule: impl Into<String>) -> InputError {
+    let quoted = format!("\"{key}\"");
+    let line = text.lines().position(|line| line.contains(&quoted)).map_or(0, |at| at + 1);
+    InputError { line, ..InputError::whole(file, key, rule) }
 }
 
 fn json<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, InputError> {
@@ -284,11 +291,11 @@ mod tests {
         assert_eq!(read.devices, [("a".to_owned(), 1), ("b".to_owned(), 2)]);
         assert!(read.divided && read.interference);
         let cases = [
-            ("1.1", "0.9", "s: Latency Ratio: must be 1 to 1000, is 0.9"),
-            ("\"Max Model\": 3", "\"Max Model\": 0", "s: Max Model: must be at least 1, is 0"),
-            ("\"Part\": 1", "\"Part\": 2", "s: Part: must be 0 or 1, is 2"),
+            ("1.1", "0.9", "s:2: Latency Ratio: must be 1 to 1000, is 0.9"),
+            ("\"Max Model\": 3", "\"Max Model\": 0", "s:2: Max Model: must be at least 1, is 0"),
+            ("\"Part\": 1", "\"Part\": 2", "s:2: Part: must be 0 or 1, is 2"),
             ("\"Num\": 2", "\"Num\": -2", "s:1: GPUs[0].Num: invalid value: integer `-2`"),
-            ("\"b\"", "\"a\"", "s: GPUs: Type \"a\" must be given once"),
+            ("\"b\"", "\"a\"", "s:1: GPUs: Type \"a\" must be given once"),
             ("\"Incremental\"", "\"Extra\"", "unknown field `Extra`"),
         ];
         for (good, bad, message) in cases {
@@ -297,7 +304,7 @@ mod tests {
         }
         let none = GOOD.replace("\"Num\": 2", "\"Num\": 0").replace("\"Num\": 1", "\"Num\": 0");
         let error = scheduling("s", &none).unwrap_err().to_string();
-        assert_eq!(error, "s: GPUs: must be at least one device, are none");
+        assert_eq!(error, "s:1: GPUs: must be at least one device, are none");
     }
 
     #[test]
