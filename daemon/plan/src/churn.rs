@@ -123,10 +123,13 @@ fn between(old: &[&PlannedGpulet], new: &[&PlannedGpulet]) -> Changes {
     sum
 }
 
-/// Models that both gpulets host.
+/// Models that both gpulets host; a file may name one twice.
 fn shared(one: &PlannedGpulet, two: &PlannedGpulet) -> usize {
-    let hosts = |model: &str| two.instances.iter().any(|it| it.model == model);
-    one.instances.iter().filter(|it| hosts(&it.model)).count()
+    let hosted = |by: &PlannedGpulet, of: &PlannedGpulet| {
+        let hosts = |model: &str| by.instances.iter().any(|it| it.model == model);
+        of.instances.iter().filter(|it| hosts(&it.model)).count()
+    };
+    hosted(one, two).min(hosted(two, one))
 }
 
 /// `next` with its devices numbered so that little changes from `running`: each takes the place

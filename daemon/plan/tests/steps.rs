@@ -37,7 +37,7 @@ proptest! {
 
     #[test]
     fn changes_have_a_price(
-        asked in proptest::collection::vec((0..SHAPES.len(), 1.0..300.0_f64), 1..6),
+        asked in proptest::collection::vec((0..SHAPES.len(), 1.0..150.0_f64), 1..6),
         factors in proptest::collection::vec(0.3..2.0_f64, 8),
     ) {
         let running = Policy::Packed.plan(&problem(&asked, 400, true)).unwrap();
@@ -72,6 +72,25 @@ fn raised(mut posed: Problem, factors: &[f64]) -> Problem {
         model.planned_rate = HeadRoom::PoissonP99.inflate(model.rate);
     }
     posed
+}
+
+#[test]
+fn what_makes_no_sense_of_a_running_plan_is_left_out() {
+    let asked = [(0, 300.0), (3, 200.0), (4, 100.0)];
+    let posed = problem(&asked, 100, true);
+    let good = Policy::Packed.plan(&posed).unwrap();
+    let mut bad = good.clone();
+    let again = bad.devices[0].clone();
+    bad.devices.push(again);
+    for gpulet in bad.devices.iter_mut().flat_map(|device| &mut device.gpulets) {
+        let twice = gpulet.instances[0].clone();
+        gpulet.instances.push(twice);
+        gpulet.duty_ms = 0.0;
+    }
+    bad.devices[0].gpulets[0].instances[0].batch = 0;
+    for next in [step(&posed, &bad), replan(&posed, &bad, &Churn::default())] {
+        assert_eq!(check(&posed, &next.unwrap()), []);
+    }
 }
 
 #[test]

@@ -62,12 +62,13 @@ pub(super) fn kept(problem: &Problem, running: &Plan) -> Vec<Filled> {
             continue;
         };
         let slots = device.gpulets.iter().filter_map(|gpulet| {
-            let members: Vec<(usize, u32)> = gpulet
-                .instances
-                .iter()
-                .filter(|instance| instance.batch <= problem.settings.batch_max)
-                .filter_map(|it| problem.model_index(&it.model).map(|model| (model, it.batch)))
-                .collect();
+            let mut members: Vec<(usize, u32)> = Vec::new();
+            for instance in &gpulet.instances {
+                let sensible = (1..=problem.settings.batch_max).contains(&instance.batch);
+                let model = problem.model_index(&instance.model).filter(|_| sensible);
+                let new = model.filter(|&model| members.iter().all(|it| it.0 != model));
+                members.extend(new.map(|model| (model, instance.batch)));
+            }
             let share = problem.share_index(kind, gpulet.share_pct)?;
             (!members.is_empty()).then_some(Slot { share, members, duty_ms: None })
         });
