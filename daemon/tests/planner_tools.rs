@@ -164,6 +164,7 @@ fn policies_are_compared_on_one_page() {
     assert_eq!(said(&ctl(dir.path(), &arguments)), "r.html: written\n");
     let page = fs::read_to_string(dir.path().join("r.html")).unwrap();
     assert_eq!(page.matches("<svg").count(), 4);
-    assert!(page.contains("<td>elastic") || page.contains("<tr><td>elastic"), "{page}");
+    assert!(page.contains("<tr><td>elastic"), "{page}");
+    assert!(page.contains("of 6 GPUs") && page.contains("(Poisson) for 2 s"), "{page}");
     assert!(!page.contains("http://") || page.contains("http://www.w3.org"), "self-contained");
 }

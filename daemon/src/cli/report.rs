@@ -16,7 +16,7 @@ use gpulet_plan::published::rates;
 use gpulet_plan::search::Policy;
 use gpulet_plan::sim::{Outcome, Settings, Source, simulate};
 
-use self::charts::{Series, chart};
+use self::charts::{Series, Titles, chart};
 use super::published::{Files, read, write};
 use super::schedule::policy;
 use super::simulate::Load;
@@ -104,10 +104,8 @@ impl Report {
         let problem = self.files.problem()?;
         let load = self.load.with_trace()?;
         let settings = load.settings(Settings::default())?;
-        let mut devices: Vec<Series> = Vec::new();
-        let mut goodputs: Vec<Series> = Vec::new();
-        let mut latencies: Vec<Series> = Vec::new();
-        let mut shares: Vec<Series> = Vec::new();
+        let offered: f64 = problem.models.iter().map(|model| model.rate).sum();
+        let mut lines = Lines::default();
         let mut rows = String::new();
         for &policy in self.policies() {
             let name = policy.name().to_owned();
@@ -118,22 +116,25 @@ impl Report {
                     points.push((level, plan.devices.len() as f64));
                 }
             }
-            devices.push((name.clone(), points));
+            lines.devices.push((name.clone(), points));
+            if let Some(plan) = self.most(policy) {
+                let goodput = |level| run(&problem, &plan, &load, level, &settings).goodput();
+                let points = LEVELS.iter().map(|&level| (offered * level, goodput(level)));
+                lines.goodputs.push((name.clone(), points.collect()));
+            }
             let Ok(plan) = policy.plan(&problem) else {
-                let _ = writeln!(rows, "<tr><td>{name}<td colspan=5>no plan on these devices");
+                let _ = writeln!(rows, "<tr><td>{name}<td colspan=5>no plan with these GPUs");
                 continue;
             };
-            let at = |factor: f64| run(&problem, &plan, &load, factor, &settings);
-            let offered: f64 = problem.models.iter().map(|model| model.rate).sum();
-            let points = LEVELS.iter().map(|&it| (offered * it, at(it).goodput())).collect();
-            goodputs.push((name.clone(), points));
-            let outcome = at(1.0);
-            latencies.extend(curves(&problem, &name, &outcome));
+            let outcome = run(&problem, &plan, &load, 1.0, &settings);
+            lines.latencies.extend(curves(&problem, &name, &outcome));
             let seconds = outcome.time_line.iter().enumerate();
-            shares.push((name.clone(), seconds.map(|(at, it)| (at as f64, it.busy)).collect()));
+            lines
+                .shares
+                .push((name.clone(), seconds.map(|(at, it)| (at as f64, it.busy)).collect()));
             let _ = writeln!(
                 rows,
-                "<tr><td>{name}<td>{}<td>{:.2}<td>{:.1} %<td>{:.1}<td>{:.3} %",
+                "<tr><td>{name}<td>{}<td>{:.2}<td>{:.1}&nbsp;%<td>{:.1}<td>{:.3}&nbsp;%",
                 plan.devices.len(),
                 plan.bound,
                 100.0 * plan.gap,
@@ -141,14 +142,85 @@ impl Report {
                 100.0 * outcome.attainment()
             );
         }
-        let charts = [
-            chart("GPUs by load", "part of the rates asked", "GPUs", &devices)?,
-            chart("Goodput by rate", "requests/s offered", "in time/s", &goodputs)?,
-            chart("Latency of answers", "part of the SLO", "part of the answers", &latencies)?,
-            chart("Busy shares over time", "seconds", "GPUs at work", &shares)?,
-        ];
-        write(&self.output, &page(&rows, &charts))?;
+        let about = format!(
+            "{} models asked for {offered:.0} requests/s together, of {} GPUs. Simulated: {} for \
+             {} s of virtual time, seed {}.",
+            problem.models.len(),
+            problem.device_count(),
+            load.pattern(),
+            settings.seconds,
+            settings.seed
+        );
+        write(&self.output, &page(&about, &rows, &lines.charts(problem.device_count())?))?;
         print(&format!("{}: written", self.output.display()))
+    }
+
+    /// The plan for the highest load that a policy can plan for on the GPUs there are, to a
+    /// fiftieth.
+    fn most(&self, policy: Policy) -> Option<Plan> {
+        let plan = |level: f64| policy.plan(&self.files.posed(level).ok()?).ok();
+        let (mut low, mut high, mut best) = (0.0, 1.0, None);
+        while let Some(found) = plan(high).filter(|_| high < 1e6) {
+            (low, high, best) = (high, 2.0 * high, Some(found));
+        }
+        while high - low > high / 50.0 && high > 1e-3 {
+            let middle = (low + high) / 2.0;
+            match plan(middle) {
+                Some(found) => (low, best) = (middle, Some(found)),
+                None => high = middle,
+            }
+        }
+        best
+    }
+}
+
+/// A line of each policy in each chart.
+#[derive(Default)]
+struct Lines {
+    devices: Vec<Series>,
+    goodputs: Vec<Series>,
+    latencies: Vec<Series>,
+    shares: Vec<Series>,
+}
+
+impl Lines {
+    fn charts(&self, count: u32) -> Result<Vec<String>, CtlError> {
+        let titles = |chart, x, y, note: &str| Titles { chart, x, y, note: note.to_owned() };
+        let goodput =
+            format!("Each policy's plan for the highest load it can plan on {count} GPUs.");
+        Ok(vec![
+            chart(
+                &titles(
+                    "GPUs by load",
+                    "load, in parts of the rates asked",
+                    "GPUs",
+                    "What a plan takes, with as many GPUs to be had as it likes.",
+                ),
+                &self.devices,
+            )?,
+            chart(
+                &titles(
+                    "Goodput by rate",
+                    "requests offered, 1/s",
+                    "answers in time, 1/s",
+                    &goodput,
+                ),
+                &self.goodputs,
+            )?,
+            chart(
+                &titles(
+                    "Latency of answers",
+                    "latency, in parts of the SLO",
+                    "part of the answers",
+                    "At the rates asked, of the model that fares worst.",
+                ),
+                &self.latencies,
+            )?,
+            chart(
+                &titles("Busy shares", "time, s", "GPUs at work", "At the rates asked."),
+                &self.shares,
+            )?,
+        ])
     }
 }
 
@@ -172,17 +244,24 @@ fn curves(problem: &Problem, policy: &str, outcome: &Outcome) -> Option<Series> 
     Some((format!("{policy}: {}", worst.name), points))
 }
 
-fn page(rows: &str, charts: &[String]) -> String {
+fn page(about: &str, rows: &str, charts: &[String]) -> String {
+    let style = "html{color-scheme:light}\
+        body{font:16px/1.5 system-ui,sans-serif;max-width:78rem;margin:0 auto;padding:1.5rem 1rem;\
+        color:#222;background:#fff}\
+        h1,h2,p{margin:.2rem 0}h2{font-size:1.2rem}\
+        table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .7rem;\
+        border-bottom:1px solid #ccc;text-align:right;vertical-align:bottom}\
+        td{white-space:nowrap}td:first-child,th:first-child{text-align:left;padding-left:0}\
+        main{display:grid;gap:1rem 2rem;\
+        grid-template-columns:repeat(auto-fit,minmax(min(100%,32rem),1fr))}\
+        figure{margin:0}figcaption p{font-size:.9rem;color:#444}\
+        .key span{white-space:nowrap;margin-right:1rem}svg{width:100%;height:auto}";
     format!(
         "<!doctype html>\n<html lang=en><meta charset=utf-8>\n\
          <meta name=viewport content=\"width=device-width\">\n<title>gpulet: policies</title>\n\
-         <style>body{{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;\
-         padding:0 1rem;color:#222;background:#fff}}table{{border-collapse:collapse}}\
-         td,th{{padding:.2rem .8rem;border-bottom:1px solid #ccc;text-align:right}}\
-         td:first-child,th:first-child{{text-align:left}}svg{{width:100%;height:auto}}</style>\n\
-         <h1>Policies compared</h1>\n\
-         <table><tr><th>policy<th>GPUs<th>bound<th>gap<th>goodput/s<th>attainment\n{rows}</table>\n\
-         {}\n</html>\n",
-        charts.join("\n")
+         <style>{style}</style>\n<h1>Policies compared</h1>\n<p>{about}</p>\n\
+         <table><tr><th>policy<th>GPUs<th>at least<br>(fluid bound)<th>gap<th>answers in time,\
+         <br>1/s<th>answered<br>in time\n{rows}</table>\n<main>\n{}</main>\n</html>\n",
+        charts.concat()
     )
 }

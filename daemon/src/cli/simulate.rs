@@ -74,6 +74,21 @@ impl Load {
         Ok(Settings { seed, seconds, noise, ..settings })
     }
 
+    /// How requests arrive, for people.
+    pub(super) fn pattern(&self) -> String {
+        match self.arrivals {
+            Pattern::Uniform => "requests at equal gaps".to_owned(),
+            Pattern::Poisson => "requests independent of each other (Poisson)".to_owned(),
+            Pattern::Gamma => {
+                format!("requests at Gamma gaps (coefficient of variation {})", self.cv)
+            }
+            Pattern::TwoRates => "two rates in turn, four times apart".to_owned(),
+            Pattern::Diurnal => "a rate that swings by 80 %".to_owned(),
+            Pattern::Step => "a rate that doubles half-way".to_owned(),
+            Pattern::Trace => "the rates of a trace".to_owned(),
+        }
+    }
+
     /// Reads the trace, if one is named.
     pub(super) fn with_trace(&self) -> Result<Self, CtlError> {
         let mut load = self.clone();
