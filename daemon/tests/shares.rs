@@ -5,6 +5,7 @@ mod support;
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 
 use gpulet_client::{Session, Status};
 use rustix::process::Signal;
@@ -50,11 +51,13 @@ fn set_share(daemon: &Daemon, from: &str, to: &str) {
 
 /// Asks for echoes without a pause while `change` goes on; each must be right.
 fn under_load(daemon: &Daemon, change: impl FnOnce()) {
-    let stop = AtomicBool::new(false);
+    let stop = &AtomicBool::new(false);
+    let (waiting, begun) = channel::<()>();
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..2)
             .map(|_| {
-                scope.spawn(|| {
+                let mut waiting = Some(waiting.clone());
+                scope.spawn(move || {
                     let mut session = Session::open(&daemon.options().slots(8)).unwrap();
                     let echo = open(&mut session, "echo");
                     let mut seed = 0;
@@ -66,11 +69,15 @@ fn under_load(daemon: &Daemon, change: impl FnOnce()) {
                         for answer in collect(&mut session, 8) {
                             finish_echo(&mut session, &answer);
                         }
+                        waiting.take();
                     }
                     seed
                 })
             })
             .collect();
+        // Until all have been answered once, or failed.
+        drop(waiting);
+        let _ = begun.recv();
         change();
         stop.store(true, Ordering::Relaxed);
         for client in clients {
