@@ -8,9 +8,10 @@
 # here, for the torch that python3 has or that $LIBTORCH_DIR names. Models are exported by that python
 # to $MODELS (/tmp/gpulet-models) once; what the benches find out goes to $RESULTS
 # (/tmp/gpulet-results), where it stays: the table is of all that is there. Where time is short: $DRILLS
-# GPU faults under mps (50), $CYCLES models loaded and unloaded under mps (50), and which of the models
-# $PAPER are exported and compared. PART, all without but profile: kernels answers latency coexist change
-# drill harm cold share two profile. `two` needs two GPUs, and is left out where there is one.
+# GPU faults under mps (50), $CYCLES models loaded and unloaded under mps (50), and which models of the
+# paper, $PAPER, are exported and compared. PART, all without but profile: kernels answers latency
+# coexist change drill harm cold share two profile. `two` needs two GPUs, and is left out where there is
+# one. Latencies are those of tf32, which is what PyTorch computes convolutions in by default.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 bin=$(readlink -f "${1:-$here/target/release}")
@@ -57,6 +58,7 @@ variant() { # NAME SUFFIX LINE...: the same archive under another name, with lin
   { printf '%s\n' "${@:3}"; cat "$models/$1/model.toml"; } >"$models/$1_$2/model.toml"
 }
 variant resnet50 fp16 'precision = "fp16"'
+variant resnet50 tf32 'precision = "tf32"'
 variant resnet50 u8
 python3 - "$models/resnet50_u8/model.toml" <<'PYTHON'
 import sys
@@ -67,7 +69,7 @@ text = open(path).read().replace(
     'normalise = { mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225] }')
 open(path, "w").write(text)
 PYTHON
-
+variant resnet50_u8 tf32 'precision = "tf32"'
 python3 "$here/bench/gpu/hungry.py" "$models/hungry"
 
 bench() { # SECONDS FILE ARGUMENTS...: a bench, whose JSON goes to FILE; what fails is told at the end
@@ -100,11 +102,11 @@ run() { # PART
         bench 120 "e2e-$1" e2e --model "$models/$2" --mechanism "$3" --share "$4" --busy \
           --rounds "$5" --requests "$6"
       }
-      e2e u8 resnet50_u8 green 100 7 200
+      e2e u8 resnet50_u8_tf32 green 100 7 200
       for mechanism in green mps; do
-        e2e $mechanism-100 resnet50 $mechanism 100 7 200
+        e2e $mechanism-100 resnet50_tf32 $mechanism 100 7 200
         for share in 10 20 40 60; do
-          e2e $mechanism-$share resnet50 $mechanism $share 5 60
+          e2e $mechanism-$share resnet50_tf32 $mechanism $share 5 60
         done
       done
       ;;
@@ -119,7 +121,7 @@ run() { # PART
       ;;
     change)
       for mechanism in mps green; do
-        bench 120 change-$mechanism change --model "$models/resnet50" --mechanism $mechanism \
+        bench 120 change-$mechanism change --model "$models/resnet50_tf32" --mechanism $mechanism \
           --times 6 --timeline "$results/change-$mechanism.csv" \
           --log "$results/change-$mechanism.daemon.log"
       done
