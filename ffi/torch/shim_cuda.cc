@@ -97,7 +97,10 @@ int32_t gtorch_cuda_place(const gtorch_module *module, int32_t device,
     require(module != nullptr && precision != nullptr && placed != nullptr, "an argument is null");
     const c10::InferenceMode off(false);
     const at::NoGradGuard no_gradients;
-    *placed = Place(device, *precision).move(*module);
+    std::unique_ptr<gtorch_module> moved(Place(device, *precision).move(*module));
+    // Weights are still being laid out there, and who runs them does so on another stream.
+    c10::cuda::getCurrentCUDAStream(static_cast<c10::DeviceIndex>(device)).synchronize();
+    *placed = moved.release();
   });
 }
 
