@@ -15,6 +15,7 @@ mod outcome;
 pub use self::arrivals::{Arrivals, Stream};
 pub use self::outcome::{Latencies, Outcome, Second, Tally};
 
+use crate::interference::Running;
 use crate::plan::Plan;
 use crate::problem::Problem;
 use crate::search::Infeasible;
@@ -86,6 +87,22 @@ impl Default for Settings {
 /// Makes the next plan from rates as they were counted, in requests per second by model.
 pub type Planner<'a> = &'a dyn Fn(&[f64], &Plan) -> Result<Plan, Infeasible>;
 
+/// A batch that was begun, and how long it takes: what a model of interference learns from.
+#[derive(Debug, Clone, Copy)]
+pub struct Ran<'a> {
+    /// Number of the device's type in the problem.
+    pub kind: usize,
+    /// The batch.
+    pub running: Running,
+    /// What ran on the other gpulets of its device when it was begun.
+    pub beside: &'a [Running],
+    /// How long it took over how long it takes alone.
+    pub factor: f64,
+}
+
+/// Is told of every batch, before the next plan is made.
+pub type Watcher<'a> = &'a mut dyn FnMut(&Ran<'_>);
+
 /// Simulates `sources` on the gpulets of `plan`. `planner` is asked where
 /// [`Settings::renewal`] says so.
 #[must_use]
@@ -97,4 +114,18 @@ pub fn simulate(
     planner: Option<Planner<'_>>,
 ) -> Outcome {
     engine::Engine::new(problem, plan, sources, settings).run(planner)
+}
+
+/// The same, with every batch shown to `watcher`: the problem says what really happens, plans may
+/// be made from what was learnt of it.
+#[must_use]
+pub fn simulate_watched(
+    problem: &Problem,
+    plan: &Plan,
+    sources: &[Source],
+    settings: &Settings,
+    planner: Planner<'_>,
+    watcher: Watcher<'_>,
+) -> Outcome {
+    engine::Engine::new(problem, plan, sources, settings).watched(watcher).run(Some(planner))
 }

@@ -142,6 +142,12 @@ impl Additive {
         Self { share_power, tempers, residuals }
     }
 
+    /// Learns from a batch that took `factor` times as long beside others as alone.
+    pub fn observe_beside(&mut self, sufferer: Running, beside: &[Running], factor: f64) {
+        let pressure: f64 = beside.iter().map(|&neighbour| self.pressure(neighbour)).sum();
+        self.observe(sufferer, pressure, factor);
+    }
+
     /// Learns from a batch that took `factor` times as long as alone under `pressure`.
     pub fn observe(&mut self, sufferer: Running, pressure: f64, factor: f64) {
         let expected = self.tempers[sufferer.model].sensitivity(sufferer.batch) * pressure;

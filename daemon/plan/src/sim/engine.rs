@@ -6,7 +6,7 @@ use std::collections::BinaryHeap;
 use fastrand::Rng;
 
 use super::fleet::{Executor, execution_ns, executors};
-use super::{Outcome, Planner, Second, Settings, Source, Stream, Tally};
+use super::{Outcome, Planner, Ran, Second, Settings, Source, Stream, Tally, Watcher};
 use crate::interference::Running;
 use crate::plan::Plan;
 use crate::policy::{Admission, BatchLimits, Decision, Head, admit, decide, pick};
@@ -63,6 +63,7 @@ pub(super) struct Engine<'a> {
     end_ns: u64,
     rng: Rng,
     outcome: Outcome,
+    watcher: Option<Watcher<'a>>,
 }
 
 impl<'a> Engine<'a> {
@@ -109,6 +110,7 @@ impl<'a> Engine<'a> {
                 time_line: vec![Second::default(); seconds],
                 plans: 0,
             },
+            watcher: None,
         };
         engine.index();
         for (at, source) in sources.iter().enumerate() {
@@ -120,6 +122,11 @@ impl<'a> Engine<'a> {
             engine.push((renewal.period_s * 1e9) as u64, Event::Renewal);
         }
         engine
+    }
+
+    pub fn watched(mut self, watcher: Watcher<'a>) -> Self {
+        self.watcher = Some(watcher);
+        self
     }
 
     /// Runs to the end, and on until nothing is under way.
@@ -358,6 +365,7 @@ impl<'a> Engine<'a> {
             self.settings.noise,
             &mut self.rng,
         );
+        self.watch(at, running, takes_ns);
         for _ in 0..count {
             self.on_board[at].extend(self.queues[model].pop_front().map(|entry| entry.payload));
         }
@@ -369,6 +377,19 @@ impl<'a> Engine<'a> {
         self.outcome.models[model].batches += 1;
         self.busy(now_ns, takes_ns, f64::from(share_pct) / 100.0);
         self.push(now_ns + takes_ns, Event::Done { executor: at, batch });
+    }
+
+    /// Shows a batch to whoever watches.
+    fn watch(&mut self, at: usize, running: Running, takes_ns: u64) {
+        let Some(watcher) = &mut self.watcher else { return };
+        let Executor { kind, share, device, .. } = self.executors[at];
+        let others = self.neighbours[device as usize].iter().filter(|&&other| other != at);
+        let beside: Vec<Running> =
+            others.filter_map(|&other| self.executors[other].running).collect();
+        let batching_ms = self.problem.models[running.model].costs.batching_ms(running.batch);
+        let alone_ms = self.problem.solo_ms(kind, running.model, share, running.batch);
+        let factor = (takes_ns as f64 / 1e6 - batching_ms) / alone_ms;
+        watcher(&Ran { kind, running, beside: &beside, factor });
     }
 
     /// Books the time of a batch in the seconds that it touches.
