@@ -74,7 +74,8 @@ python3 "$here/bench/gpu/hungry.py" "$models/hungry"
 
 bench() { # SECONDS FILE ARGUMENTS...: a bench, whose JSON goes to FILE; what fails is told at the end
   rm -f "$results/$2.json"
-  timeout "$1" gpulet-bench "${@:3}" --json "$results/$2.json" 2>"$results/$2.log" || {
+  # In the foreground, so that whoever ends this script ends the bench as well.
+  timeout --foreground "$1" gpulet-bench "${@:3}" --json "$results/$2.json" 2>"$results/$2.log" || {
     tail -20 "$results/$2.log"
     echo "$2" >>"$results/failed"
   }
