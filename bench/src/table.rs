@@ -195,21 +195,21 @@ impl Rows {
 /// Prints the table.
 ///
 /// # Errors
-/// A file that is no JSON.
+/// A file that is no JSON, once the rest is printed.
 pub fn run(arguments: &Arguments) -> Result<(), Error> {
-    let rows = rows();
-    let lines =
-        rows.iter().map(|row| line(row, &arguments.folder)).collect::<Result<Vec<_>, _>>()?;
-    let count = |what: &str| lines.iter().filter(|line| line.ends_with(what)).count();
+    let (mut lines, mut broken) = (Vec::new(), None);
+    for row in rows() {
+        match line(&row, &arguments.folder) {
+            Ok(line) => lines.push(line),
+            Err(error) => broken = Some(error),
+        }
+    }
     println!("| figure | target | measured | |\n| --- | --- | --- | --- |");
     lines.iter().for_each(|line| println!("{line}"));
-    println!(
-        "\n{} met, {} missed, {} not measured",
-        count("| met |"),
-        count("| MISSED |"),
-        count("| - |")
-    );
-    Ok(())
+    let count = |what: &str| lines.iter().filter(|line| line.ends_with(what)).count();
+    let (met, missed, rest) = (count("| met |"), count("| MISSED |"), count("| - |"));
+    println!("\n{met} met, {missed} missed, {rest} not measured");
+    broken.map_or(Ok(()), Err)
 }
 
 fn line(row: &Row, folder: &Path) -> Result<String, Error> {
