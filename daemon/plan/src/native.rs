@@ -1,6 +1,8 @@
 //! A problem in a file of our own: several device types, profiles as the daemon measures them.
 //!
-//! TOML by hand, JSON by machine; both are this structure, and unknown keys are errors.
+//! TOML by hand, JSON by machine; both are this structure, and unknown keys are errors. It may
+//! name files with what `gpuletctl profile` and `gpuletctl fit` found; who reads it reads those
+//! too, and adds them with [`Document::measured`].
 
 use std::collections::BTreeMap;
 
@@ -9,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::demand::{Demand, HeadRoom};
 use crate::input::InputError;
 use crate::interference::{Additive, Interference, Tempers, Undisturbed};
+use crate::measured::MeasuredModel;
 use crate::problem::{
     DEVICES_MAX, DeviceType, GPULETS_PER_DEVICE_MAX, Model, ModelCosts, Problem, Settings,
     merge_demands,
@@ -36,11 +39,15 @@ pub struct Document {
     pub device: Vec<Device>,
     /// Models and what is asked of them.
     pub model: Vec<Asked>,
-    /// Measured latencies.
+    /// Measured latencies, beside those of [`Device::profiles`].
+    #[serde(default)]
     pub profile: Vec<Profile>,
     /// What models do to each other; nothing where it is left out.
     #[serde(default)]
     pub interference: Option<Tempers>,
+    /// Or a file of that, relative to this one.
+    #[serde(default)]
+    pub tempers: Option<String>,
 }
 
 /// Equal devices.
@@ -58,6 +65,9 @@ pub struct Device {
     /// Most gpulets of one device.
     #[serde(default = "gpulets")]
     pub gpulets_max: usize,
+    /// Folder with a `<name>.json` for every model that is asked for, relative to this file.
+    #[serde(default)]
+    pub profiles: Option<String>,
 }
 
 /// A model and what is asked of it.
@@ -70,7 +80,8 @@ pub struct Asked {
     pub rate: f64,
     /// From arrival to answer, ms.
     pub slo_ms: f64,
-    /// Memory of an instance, MB.
+    /// Memory of an instance, MB; 0 for what was measured.
+    #[serde(default)]
     pub memory_mb: u64,
 }
 
@@ -108,12 +119,38 @@ fn yes() -> bool {
     true
 }
 
+impl Document {
+    /// Adds what was measured of a model on a device type, and says how much memory an instance
+    /// took, in MB; `found` was checked.
+    pub fn measured(&mut self, device: &str, model: &str, found: &MeasuredModel) -> u64 {
+        for share in found.shares.iter().filter(|share| !share.points.is_empty()) {
+            let mut points = share.profile_points();
+            points.retain(|point| point.rows <= TABLE_BATCH_MAX);
+            let (device, model) = (device.to_owned(), model.to_owned());
+            let share_pct = share.share_pct.into();
+            self.profile.push(Profile { device, model, share_pct, points });
+        }
+        let bytes = found.shares.iter().map(|share| share.memory_bytes).max().unwrap_or(0);
+        bytes.div_ceil(1_000_000).max(1)
+    }
+
+    /// What is still named instead of being there.
+    fn unread(&self) -> Option<&'static str> {
+        let profiles = self.device.iter().any(|device| device.profiles.is_some());
+        let fields = [("device.profiles", profiles), ("tempers", self.tempers.is_some())];
+        fields.into_iter().find(|it| it.1).map(|it| it.0)
+    }
+}
+
 /// The problem that `document` poses; `file` is its name, for errors.
 ///
 /// # Errors
 /// File, field and rule.
 pub fn problem(file: &str, document: &Document) -> Result<Problem, InputError> {
     let wrong = |field: &str, rule: String| Err(InputError::whole(file, field, rule));
+    if let Some(field) = document.unread() {
+        return wrong(field, "must have been read with the file, was not".into());
+    }
     if !(1.0..=1000.0).contains(&document.latency_ratio) {
         let ratio = document.latency_ratio;
         return wrong("latency_ratio", format!("must be 1 to 1000, is {ratio}"));

@@ -29,6 +29,7 @@ fn document() -> Document {
         memory_mb: 70_000,
         context_mb: 500,
         gpulets_max: 8,
+        profiles: None,
     };
     let asked = |name: &str, rate: f64, slo_ms: f64| Asked {
         name: name.into(),
@@ -49,6 +50,7 @@ fn document() -> Document {
             share_power: 0.8,
             models: [("small".into(), temper(0.3)), ("large".into(), temper(1.0))].into(),
         }),
+        tempers: None,
     }
 }
 

@@ -1,16 +1,19 @@
 //! The published files on a command line, and the problem that they pose.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use gpulet_plan::demand::Demand;
 use gpulet_plan::input::InputError;
+use gpulet_plan::interference::Tempers;
+use gpulet_plan::measured::{MeasuredError, MeasuredModel};
 use gpulet_plan::native;
 use gpulet_plan::problem::Problem;
 use gpulet_plan::published::{self, DeviceTexts, Texts};
 use gpulet_plan::search::Infeasible;
+use serde::de::DeserializeOwned;
 
 use super::CtlError;
 
@@ -63,6 +66,7 @@ impl Files {
         if let Some(path) = &self.problem {
             let (name, text) = read(path)?;
             let mut document = document(&name, &text)?;
+            gather(path, &name, &mut document)?;
             document.model.iter_mut().for_each(|model| model.rate *= load);
             if let (Some(count), Some(device)) = (self.gpus, document.device.last_mut()) {
                 device.count = count;
@@ -171,6 +175,48 @@ fn document(name: &str, text: &str) -> Result<native::Document, CtlError> {
     toml::from_str(text).map_err(|error: toml::de::Error| {
         let line = error.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
         told(line, error.message().to_owned())
+    })
+}
+
+/// Reads the files that a problem of our own names, relative to its own.
+fn gather(path: &Path, name: &str, document: &mut native::Document) -> Result<(), CtlError> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let asked: BTreeSet<String> = document.model.iter().map(|it| it.name.clone()).collect();
+    let mut memory_mb: BTreeMap<String, u64> = BTreeMap::new();
+    for at in 0..document.device.len() {
+        let device = &mut document.device[at];
+        let Some(profiles) = device.profiles.take() else { continue };
+        let device = device.name.clone();
+        for model in &asked {
+            let (file, text) = read(&folder.join(&profiles).join(format!("{model}.json")))?;
+            let found: MeasuredModel = json(&file, &text)?;
+            let rule = |error: MeasuredError| InputError::whole(&file, model, error.to_string());
+            found.check().map_err(rule)?;
+            let took_mb = document.measured(&device, model, &found);
+            let most_mb = memory_mb.entry(model.clone()).or_default();
+            *most_mb = (*most_mb).max(took_mb);
+        }
+    }
+    for model in document.model.iter_mut().filter(|model| model.memory_mb == 0) {
+        model.memory_mb = memory_mb.get(&model.name).copied().unwrap_or(0);
+    }
+    if let Some(tempers) = document.tempers.take() {
+        if document.interference.is_some() {
+            let rule = "must not be given beside interference, is";
+            return Err(InputError::whole(name, "tempers", rule).into());
+        }
+        let (file, text) = read(&folder.join(tempers))?;
+        let tempers: Tempers = json(&file, &text)?;
+        tempers.check().map_err(|rule| InputError::whole(&file, "document", rule))?;
+        document.interference = Some(tempers);
+    }
+    Ok(())
+}
+
+fn json<T: DeserializeOwned>(file: &str, text: &str) -> Result<T, InputError> {
+    serde_json::from_str(text).map_err(|error| {
+        let (line, rule) = (error.line(), error.to_string());
+        InputError { file: file.to_owned(), line, field: "document".into(), rule }
     })
 }
 
