@@ -38,7 +38,7 @@ inline void set_maths(const gtorch_precision &precision) {
   context.setAllowTF32CuDNN(precision.tf32 != 0);
   context.setAllowTF32CuBLAS(precision.tf32 != 0);
 #endif
-  // Timing every algorithm at every shape took seconds a model and found none that was faster.
+  // Timing every algorithm at every shape takes seconds a model and made most of them slower.
   context.setBenchmarkCuDNN(false);
 }
 
