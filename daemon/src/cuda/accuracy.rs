@@ -74,8 +74,11 @@ fn answer(
     }
     let (inputs, outputs) = (set.inputs(specs.inputs, rows), set.outputs(specs.outputs, rows));
     // SAFETY: the stream is live, and the set's memory is this function's alone.
-    unsafe { placed.run(stream.raw(), &inputs, &outputs) }.map_err(|error| error.to_string())?;
-    stream.wait().map_err(text)?;
+    let run = unsafe { placed.run(stream.raw(), &inputs, &outputs) };
+    // Also after an error: nothing uses the set when this is over.
+    let waited = stream.wait();
+    run.map_err(|error| error.to_string())?;
+    waited.map_err(text)?;
     let mut answers = Vec::new();
     for (place, tensor) in layout.outputs().iter().zip(&model.outputs) {
         let mut bytes = vec![0; (tensor.row_bytes * u64::from(rows)) as usize];

@@ -215,12 +215,13 @@ impl<'a> Maker<'a> {
         let stream = lane.stream.as_ref().ok_or("no stream")?;
         let Weights { inputs, outputs, model, .. } = &**self.weights;
         let (inputs, outputs) = (set.inputs(inputs, rows), set.outputs(outputs, rows));
-        for _ in 0..model.warmup_count.max(FORWARDS_MIN) {
-            // SAFETY: the stream is live, and the set's memory is used by it alone.
-            let run = unsafe { placed.run(stream.raw(), &inputs, &outputs) };
-            run.map_err(|error| format!("{rows} rows of zeros: {error}"))?;
-        }
-        stream.wait().map_err(|error| format!("{rows} rows of zeros: {error}"))?;
+        let mut forwards = 0..model.warmup_count.max(FORWARDS_MIN);
+        // SAFETY: the stream is live, and the set's memory is used by it alone.
+        let run = forwards.try_for_each(|_| unsafe { placed.run(stream.raw(), &inputs, &outputs) });
+        // Also after an error: nothing uses the set when this is over.
+        let waited = stream.wait();
+        run.map_err(|error| format!("{rows} rows of zeros: {error}"))?;
+        waited.map_err(|error| format!("{rows} rows of zeros: {error}"))?;
         self.warm_up_ns.update(|ns| ns + ns_since(begun));
         tracing::debug!(model = model.name, rows, us = ns_since(begun) / 1_000, "warm");
         Ok(())
@@ -245,6 +246,7 @@ impl<'a> Maker<'a> {
         // SAFETY: the set and the weights outlive the graph in `Lane`, and the engine runs one batch at
         // a time on a set.
         let captured = unsafe { placed.capture(stream.raw(), pool, &inputs, &outputs) };
+        stream.wait().map_err(|error| format!("capture of {rows} rows: {error}"))?;
         self.capture_ns.update(|ns| ns + ns_since(begun));
         tracing::debug!(
             model = self.weights.model.name,
@@ -267,11 +269,12 @@ impl<'a> Maker<'a> {
         let mut taken_ns = Vec::with_capacity(self.runs.count);
         for _ in 0..self.runs.count {
             let start = Instant::now();
-            self.whole(placed, lane, stream, rows)?;
+            let queued = self.whole(placed, lane, stream, rows);
             event.record(stream).map_err(text)?;
             while !event.is_done().map_err(text)? {
                 std::hint::spin_loop();
             }
+            queued?;
             taken_ns.push(ns_since(start).clamp(1, PROFILE_LATENCY_MAX_NS));
         }
         Ok(self.runs.point(rows, taken_ns))

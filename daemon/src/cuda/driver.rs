@@ -392,6 +392,9 @@ impl DeviceMemory {
         let memory = DeviceMemory { address, bytes };
         // SAFETY: allocated for so many bytes.
         check(unsafe { sys::cuMemsetD8_v2(address, 0, bytes) }, "cuMemsetD8")?;
+        // On a busy device that is not done yet, and no other stream waits for it.
+        // SAFETY: null is the stream that it was queued in.
+        check(unsafe { sys::cuStreamSynchronize(ptr::null_mut()) }, "cuStreamSynchronize")?;
         Ok(memory)
     }
 

@@ -26,6 +26,8 @@ use crate::store;
 const MEMORY_ERROR_MAX: f64 = 1e-3;
 /// Runs under the clock for each batch size, for whoever schedules by them.
 const MEASURED_RUNS: usize = 10;
+/// The same where somebody waits for an answer, and more are made later.
+const FIRST_RUNS: usize = 3;
 
 /// Loads models onto a GPU.
 pub struct CudaLoad {
@@ -39,8 +41,12 @@ impl Load for CudaLoad {
     type Loaded = Loaded;
 
     fn load(&self, model: &Model, soon: bool, progress: Progress<'_>) -> Result<Loaded, LoadError> {
-        let extent = if soon { Extent::Piece } else { Extent::Whole };
-        load(&self.gpu, &self.divisions, model, progress, (extent, Runs::alone(MEASURED_RUNS)))
+        let how = if soon {
+            (Extent::Piece, Runs::crowded(FIRST_RUNS))
+        } else {
+            (Extent::Whole, Runs::alone(MEASURED_RUNS))
+        };
+        load(&self.gpu, &self.divisions, model, progress, how)
     }
 }
 

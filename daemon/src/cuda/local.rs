@@ -68,11 +68,11 @@ pub(super) fn on_each(loaded: Loaded) -> Result<Vec<Box<dyn Instance>>, LoadErro
 /// A model on one gpulet of this process.
 struct LocalInstance {
     pinned: Option<Registration>,
+    // Waits for its work, which uses the lane.
+    stream: TorchStream,
     done: Event,
     lane: Lane,
     form: String,
-    // After the graphs of the lane, though none was captured on it.
-    stream: TorchStream,
 }
 
 impl LocalInstance {
@@ -82,7 +82,7 @@ impl LocalInstance {
         let cut = &lane.division.cuts[gpulet];
         let stream = cut.torch_stream(&weights.gpu.cuda).map_err(failed)?;
         let done = Event::new().map_err(failed)?;
-        Ok(LocalInstance { pinned: None, done, lane, form, stream })
+        Ok(LocalInstance { pinned: None, stream, done, lane, form })
     }
 
     fn queue(&self, rows: u32, inputs: &[View<'_>], outputs: &[View<'_>]) -> Result<(), String> {
