@@ -13,6 +13,29 @@ use proptest::prelude::*;
 
 use support::{SHAPES, problem};
 
+/// How much more than what is planned for every model could have.
+fn head_room(plan: &Plan) -> f64 {
+    let rooms = plan.models.iter().map(|model| model.throughput / model.planned_rate);
+    rooms.reduce(f64::min).unwrap_or(1.0)
+}
+
+#[test]
+fn what_devices_have_left_all_models_get_alike() {
+    let mixes: [&[(usize, f64)]; 3] =
+        [&[(1, 150.0), (3, 60.0)], &[(0, 300.0), (2, 90.0), (5, 12.0)], &[(4, 70.0), (1, 300.0)]];
+    for asked in mixes {
+        let plan = Policy::Packed.plan(&problem(asked, 40, true)).unwrap();
+        let more = |factor: f64| {
+            let mut problem = problem(asked, 40, true);
+            problem.models.iter_mut().for_each(|model| model.planned_rate *= factor);
+            Policy::Packed.plan(&problem).unwrap().devices.len()
+        };
+        let (has, count) = (head_room(&plan), plan.devices.len());
+        assert!(more(1.2) == count, "{asked:?}: a case in which something is left");
+        assert!(more(has * 1.08) > count, "{asked:?}: has {has}, could have 8 % more");
+    }
+}
+
 fn mixes() -> impl Strategy<Value = Vec<(usize, f64)>> {
     let rate = prop_oneof![1.0..20.0, 20.0..200.0, 200.0..2000.0_f64];
     proptest::collection::vec((0..SHAPES.len(), rate.prop_map(f64::round)), 1..12)
@@ -117,7 +140,9 @@ fn a_plan_that_breaks_rules_is_told_which() {
         ("duty must be above 0", &|plan| plan.devices[0].gpulets[0].duty_ms = f64::NAN),
         ("execution must be at most", &|plan| plan.devices[0].gpulets[0].duty_ms /= 2.0),
         ("duty and execution must be at most", &|plan| plan.devices[0].gpulets[0].duty_ms *= 9.0),
-        ("must be a \"other\" that there is", &|plan| plan.devices[0].kind = "other".into()),
+        ("must be the number of a device of type \"other\"", &|plan| {
+            plan.devices[0].kind = "other".into()
+        }),
         ("must have a measured latency", &|plan| {
             plan.devices[0].gpulets[0].instances[0].batch = 0;
         }),

@@ -13,7 +13,8 @@ use gpulet_plan::search::Policy;
 use gpulet_plan::search::packed::step;
 use gpulet_plan::sim::{Arrivals, Outcome, Renewal, Settings, Source, simulate_watched};
 
-const ASKED: [(usize, f64); 4] = [(2, 150.0), (3, 150.0), (4, 80.0), (1, 200.0)];
+/// So much that head-room does not make up for what interference is believed to be.
+const ASKED: [(usize, f64); 4] = [(2, 600.0), (3, 600.0), (4, 320.0), (1, 800.0)];
 
 /// Models that all suffer, and press on each other, alike.
 fn model(sensitivity: f64) -> Additive {

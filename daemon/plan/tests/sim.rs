@@ -82,7 +82,7 @@ fn renewed_plans_follow_the_load_and_lose_nothing_of_the_books() {
     let first = problem_at(100.0);
     let plan = Policy::Packed.plan(&first).unwrap();
     let mut sources = plain(&first, &|rate| Arrivals::Poisson { rate });
-    sources[0].arrivals = Arrivals::Step { before: 100.0, after: 900.0, at_s: 20.0 };
+    sources[0].arrivals = Arrivals::Step { before: 100.0, after: 1800.0, at_s: 20.0 };
     let renewal = Some(Renewal { period_s: 2.0, change_s: 0.1 });
     let settings = Settings { renewal, ..seconds(60.0) };
     let planner = |rates: &[f64], running: &gpulet_plan::plan::Plan| {
@@ -97,7 +97,8 @@ fn renewed_plans_follow_the_load_and_lose_nothing_of_the_books() {
     let renewed = simulate(&first, &plan, &sources, &settings, Some(&planner));
     assert!(renewed.plans > 0);
     assert!(renewed.models.iter().all(balanced), "{:?}", renewed.models);
-    assert!(renewed.attainment() > 0.9 && kept.attainment() < 0.6, "{}", renewed.attainment());
+    let (kept, renewed_part) = (kept.attainment(), renewed.attainment());
+    assert!(renewed_part > 0.9 && kept < 0.6, "{renewed_part} {kept}");
     let devices = |second: usize| renewed.time_line[second].devices;
     assert!(devices(50) > devices(10), "{} {}", devices(10), devices(50));
 }

@@ -47,7 +47,14 @@ const FEW_MODELS: usize = 3;
 const FEW_DEVICES: usize = 4;
 const FEW_COMBINATIONS: usize = 1 << 21;
 
-/// Devices that serve the problem, as few as are found.
+/// Devices among which head-room is looked for: with more, one more or less changes little.
+const ROOMY_DEVICES_MAX: usize = 16;
+
+/// Rounds for each head-room that is tried, and how close to the highest it comes.
+const ROOMY_TURNS: usize = 12;
+const ROOMY_STEP: f64 = 1.02;
+
+/// Devices that serve the problem, as few as are found, and of so few those with most head-room.
 ///
 /// # Errors
 /// What is in the way.
@@ -58,7 +65,9 @@ pub fn search(problem: &Problem, bound: f64) -> Result<Vec<Filled>, Infeasible> 
         problem.models.iter().map(|model| model.planned_rate * (1.0 + MARGIN)).collect();
     let available: Vec<u32> = tables.kinds.iter().map(|kind| kind.count).collect();
     let most = problem.device_count();
-    let best = rounds(&tables, &rates, &available, bound)
+    let turns = turns(rates.len());
+    let goal = Goal { turns, least: (bound - 1e-9).ceil() as u32, most: u32::MAX };
+    let best = rounds(&tables, &rates, &available, goal)
         .ok_or(Infeasible::Devices { bound, count: most })?;
     let mut filled: Vec<Filled> = best.iter().flat_map(|chosen| filled(&tables, chosen)).collect();
     let fewer = filled.len().saturating_sub(1);
@@ -70,21 +79,72 @@ pub fn search(problem: &Problem, bound: f64) -> Result<Vec<Filled>, Infeasible> 
     }
     let mut ledger = Ledger::new(problem, filled);
     ledger.vacate();
-    Ok(ledger.spread())
+    ledger.spread();
+    Ok(roomiest(problem, &tables, &available, bound, ledger).filled)
+}
+
+/// As many devices as `found` has, that carry more than is asked: of all models by the same
+/// factor, the highest that is found.
+fn roomiest<'a>(
+    problem: &'a Problem,
+    tables: &Tables,
+    available: &[u32],
+    bound: f64,
+    found: Ledger<'a>,
+) -> Ledger<'a> {
+    let count = found.filled.len();
+    let (mut best, mut low) = (found, 1.0);
+    if count == 0 || count > ROOMY_DEVICES_MAX {
+        return best;
+    }
+    let turns = turns(best.carried.len()).min(ROOMY_TURNS);
+    let goal = Goal { turns, least: count as u32, most: count as u32 };
+    let mut high = count as f64 / bound;
+    while high > low * ROOMY_STEP {
+        let factor = (low * high).sqrt();
+        let rates: Vec<f64> =
+            (0..best.carried.len()).map(|model| best.goal(model) * factor).collect();
+        let Some(chosen) = rounds(tables, &rates, available, goal) else {
+            high = factor;
+            continue;
+        };
+        low = factor;
+        let filled = chosen.iter().flat_map(|chosen| filled(tables, chosen)).collect();
+        let mut ledger = Ledger::new(problem, filled);
+        ledger.spread();
+        if ledger.least_head_room() > best.least_head_room() {
+            best = ledger;
+        }
+    }
+    best
+}
+
+/// Rounds that a search among so many models may take.
+fn turns(models: usize) -> usize {
+    (EFFORT / models.max(1).pow(3)).clamp(2, 240)
+}
+
+/// When a search ends.
+#[derive(Debug, Clone, Copy)]
+struct Goal {
+    /// After so many rounds.
+    turns: usize,
+    /// When no more devices than that are needed.
+    least: u32,
+    /// More devices than that are of no use.
+    most: u32,
 }
 
 fn count(chosen: &[Chosen]) -> u32 {
     chosen.iter().map(|it| it.times).sum()
 }
 
-fn rounds(tables: &Tables, rates: &[f64], available: &[u32], bound: f64) -> Option<Vec<Chosen>> {
-    let models = rates.len().max(1);
-    let least = (bound - 1e-9).ceil() as u32;
-    let rounds = (EFFORT / models.pow(3)).clamp(2, 240);
+fn rounds(tables: &Tables, rates: &[f64], available: &[u32], goal: Goal) -> Option<Vec<Chosen>> {
+    let models = rates.len();
     let mut rng = Rng::with_seed(SEED);
     let mut best: Option<Vec<Chosen>> = None;
     let mut lateness = vec![0.0; rates.len()];
-    for turn in 0..rounds {
+    for turn in 0..goal.turns {
         let shake = |rng: &mut Rng| if turn == 0 { 1.0 } else { 1.0 + 0.6 * rng.f64() };
         let worth: Vec<f64> = (0..rates.len())
             .map(|model| tables.price[model] * shake(&mut rng) * (1.0 + 0.5 * lateness[model]))
@@ -94,7 +154,7 @@ fn rounds(tables: &Tables, rates: &[f64], available: &[u32], bound: f64) -> Opti
             memory_price: if turn % 2 == 0 { 0.35 } else { 0.7 * rng.f64() },
             seeds: if models <= 32 { 3 } else { 2 },
             companions: if models <= 32 { 12 } else { 8 },
-            devices_max: best.as_ref().map_or(u32::MAX, |it| count(it) - 1),
+            devices_max: best.as_ref().map_or(goal.most, |it| count(it) - 1),
         };
         // What a plan for a little more needs, this one needs at most.
         let more = if turn % 4 == 3 { 1.0 + 0.12 * rng.f64() } else { 1.0 };
@@ -106,7 +166,7 @@ fn rounds(tables: &Tables, rates: &[f64], available: &[u32], bound: f64) -> Opti
                 lateness[model] += (served / rates[model]).min(1.0);
             }
         }
-        let done = count(&found) <= least;
+        let done = count(&found) <= goal.least;
         best = Some(found);
         if done {
             break;

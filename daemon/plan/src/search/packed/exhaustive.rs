@@ -46,7 +46,11 @@ pub fn exhaustive(problem: &Problem, bound: f64) -> Result<Vec<Filled>, Infeasib
     let rates: Vec<f64> =
         problem.models.iter().map(|model| model.planned_rate * (1.0 + MARGIN)).collect();
     match cover(&tables, &rates, found.len().saturating_sub(1), COMBINATIONS_MAX) {
-        Cover::Found(filled) => Ok(Ledger::new(problem, filled).spread()),
+        Cover::Found(filled) => {
+            let mut ledger = Ledger::new(problem, filled);
+            ledger.spread();
+            Ok(ledger.filled)
+        }
         Cover::None => Ok(found),
         Cover::GaveUp => Err(Infeasible::TooLarge { policy: "exhaustive", most: count - 1, count }),
     }

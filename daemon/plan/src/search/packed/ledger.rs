@@ -54,6 +54,12 @@ impl<'a> Ledger<'a> {
         self.carried[model] / self.goal(model)
     }
 
+    /// Head-room of the model that has least; 1 without models.
+    pub fn least_head_room(&self) -> f64 {
+        let rooms = (0..self.carried.len()).map(|model| self.head_room(model));
+        rooms.reduce(f64::min).unwrap_or(1.0)
+    }
+
     /// Replaces a device if it holds and no model that had enough has too little then.
     pub fn replace(&mut self, at: usize, by: Filled) -> bool {
         let Some(after) = carried_by(self.problem, &by) else { return false };
@@ -95,11 +101,10 @@ impl<'a> Ledger<'a> {
     }
 
     /// Gives what is left of each device to the gpulet whose models have the least head-room.
-    pub fn spread(mut self) -> Vec<Filled> {
+    pub fn spread(&mut self) {
         for at in 0..self.filled.len() {
             while self.grow_one(at) {}
         }
-        self.filled
     }
 
     fn grow_one(&mut self, at: usize) -> bool {
