@@ -157,6 +157,36 @@ fn interference_is_fitted() {
 }
 
 #[test]
+fn measurements_are_fitted_and_judged_as_they_are_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../resource/profiles/nvidia-h100-80gb-hbm3/interference.json");
+    let text = fs::read_to_string(shipped).unwrap();
+    fs::write(dir.path().join("i.json"), &text).unwrap();
+    let judged = ctl(dir.path(), &["fit", "i.json", "--output", "t.json", "--folds", "2"]);
+    assert!(judged.status.success());
+    let judged = String::from_utf8(judged.stderr).unwrap();
+    for part in ["90 sets, 270 meetings", "held out (2 parts, seed 1): error ", "; fours "] {
+        assert!(judged.contains(part), "{judged}");
+    }
+    assert!(judged.contains("the published linear one: error "), "{judged}");
+    for (good, bad, told) in [
+        ("\"sm_count\": 132", "\"sm_count\": null", "stamp.sm_count: must be given"),
+        ("\"format\": 1", "\"format\": 7", "i.json: format: "),
+        ("\"rows\": 8", "\"rows\": 0", "must have neighbours, batches from 1"),
+        ("\"sm_count\": 32", "\"sm_count\": 4294967295", ""),
+        ("\"sm_count\": 32", "\"sm_count\": -1", "i.json:"),
+    ] {
+        assert!(text.contains(good), "{good}");
+        fs::write(dir.path().join("i.json"), text.replace(good, bad)).unwrap();
+        let failed = ctl(dir.path(), &["fit", "i.json", "--output", "t.json"]);
+        let said = String::from_utf8(failed.stderr).unwrap();
+        assert!(failed.status.code().is_some() && said.contains(told), "{bad}: {said}");
+        assert_eq!(failed.status.success(), told.is_empty(), "{bad}: {said}");
+    }
+}
+
+#[test]
 fn policies_are_compared_on_one_page() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("p.toml"), problem(6, 300.0)).unwrap();

@@ -46,6 +46,20 @@ fn sets_are_predicted_by_what_was_fitted_without_them() {
 }
 
 #[test]
+fn shares_are_parts_of_the_whole_device() {
+    let file = measured();
+    let sets = file.meetings().unwrap();
+    for (set, run) in sets.iter().zip(&file.sets) {
+        for (meeting, member) in set.iter().zip(&run.members) {
+            let (model, rows, share_pct) = &meeting.sufferer;
+            assert_eq!((model, *rows), (&member.member.name(), member.member.rows));
+            assert_eq!(*share_pct, member.sm_count * 100 / 132);
+            assert_eq!(meeting.neighbours.len() + 1, run.members.len());
+        }
+    }
+}
+
+#[test]
 fn the_fitted_model_is_of_these_measurements() {
     let text = std::fs::read_to_string(folder().join("tempers.json")).unwrap();
     let shipped: Tempers = serde_json::from_str(&text).unwrap();

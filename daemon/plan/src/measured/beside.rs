@@ -183,7 +183,8 @@ impl MeasuredBeside {
     pub fn meetings(&self) -> Option<Vec<Vec<Meeting>>> {
         let all = self.stamp.sm_count.filter(|&count| count > 0)?;
         let beside = |it: &SetMember| {
-            let share_pct = (it.sm_count * 100) / all.clamp(1, 100);
+            let percent = u64::from(it.sm_count) * 100 / u64::from(all);
+            let share_pct = percent.clamp(1, 100) as u32;
             (it.member.name(), it.member.rows, share_pct)
         };
         let meeting = |set: &SetRun, at: usize| Meeting {
