@@ -1,14 +1,14 @@
 //! Batches on a GPU: inputs from slots to the device, a captured forward, results into slots, all of
 //! it queued at once and then only watched.
 //!
-//! A gpulet has [`SETS`] batches under way at most: while one computes, the inputs of the next are
+//! A gpulet has `SETS` batches under way at most: while one computes, the inputs of the next are
 //! copied in and the results of the last are copied out, each on a stream of its own. Nothing in here
 //! waits for the device: an event behind each batch is asked whether it is done.
 //!
 //! Integers and truth values take the way over pinned memory of this process, where they are checked:
 //! an index out of range would end the context, and with it everybody's work on the device.
 //!
-//! Shares change while batches go on ([`ladder`](super::ladder)): what is new is made on the loader's
+//! Shares change while batches go on (`ladder`): what is new is made on the loader's
 //! thread, in memory of its own, and what is old goes there when its last batch is done.
 
 use std::collections::{HashMap, VecDeque};

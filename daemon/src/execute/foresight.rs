@@ -2,12 +2,12 @@
 //!
 //! Polling from its start to its end costs a CPU, and being woken up by its end costs latency. So the
 //! executor sleeps until shortly before the end, and polls from there. How late it may wake is found by
-//! trial, for each model and batch size, from the last [`RECENT`] batches:
+//! trial, for each model and batch size, from the last `RECENT` batches:
 //!
 //! * An end that was awaited tells which wake-up would just have been early enough: as long after the
 //!   start as the batch took, less what waking up took longer than asked for.
 //! * An end that was slept through tells only that the wake-up was too late, nobody knows by how much.
-//!   It stands for a wake-up [`STEP_NS`] earlier, and for twice as much with each such end in a row.
+//!   It stands for a wake-up `STEP_NS` earlier, and for twice as much with each such end in a row.
 //!
 //! The next wake-up is the earliest of these. So the margin comes from how late this machine's timers
 //! are and how much its batches vary; a slow batch moves nothing, and a stray delay moves it by a step.
