@@ -10,13 +10,13 @@
 # (/tmp/gpulet-results), where it stays: the table is of all that is there. Where time is short: $DRILLS
 # GPU faults under mps (50), $CYCLES models loaded and unloaded under mps (50), and which models of the
 # paper, $PAPER, are exported and compared. PART, all without but profile: kernels answers latency
-# coexist change drill harm cold share two profile. `two` needs two GPUs, and is left out where there is
-# one. Latencies are those of tf32, which is what PyTorch computes convolutions in by default.
+# coexist change drill harm cold share adopt two profile. `two` needs two GPUs, and is left out where
+# there is one. Latencies are those of tf32, which is what PyTorch computes convolutions in by default.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 bin=$(readlink -f "${1:-$here/target/release}")
 shift || true
-parts=${*:-kernels share coexist latency answers change cold harm two drill}
+parts=${*:-kernels share adopt coexist latency answers change cold harm two drill}
 models=${MODELS:-/tmp/gpulet-models}
 results=${RESULTS:-/tmp/gpulet-results}
 paper=${PAPER:-lenet googlenet resnet50 ssd vgg16 mnasnet1_0 mobilenet_v2 densenet161 bert}
@@ -104,6 +104,7 @@ run() { # PART
           --rounds "$5" --requests "$6"
       }
       e2e u8 resnet50_u8_tf32 green 100 7 200
+      e2e green-mps-100 resnet50_tf32 green-mps 100 5 60
       for mechanism in green mps; do
         e2e $mechanism-100 resnet50_tf32 $mechanism 100 7 200
         for share in 10 20 40 60; do
@@ -146,6 +147,9 @@ run() { # PART
     share)
       timeout 120 gpuletctl prove-share --shares 25,25,25,25 --held green --json \
         >"$results/prove-share.json"
+      ;;
+    adopt)
+      timeout 120 "$here/bench/gpu/adopt.sh" "$bin" "$digits" >"$results/adopt.json"
       ;;
     two)
       [ "$gpus" -ge 2 ] || {

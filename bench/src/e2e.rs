@@ -98,7 +98,7 @@ pub fn run(arguments: &Arguments) -> Result<(), Error> {
             notes.push(format!("{} threads each", cpus.len()));
             Box::new(Alone::start(&arguments.model, &through.spec, arguments.rows, cpus)?)
         }
-        Held::Mps | Held::Green => {
+        Held::Mps | Held::Green | Held::GreenMps => {
             Box::new(GpuAlone::load(arguments, &through.spec, &place, &daemon)?)
         }
         Held::Replay | Held::ReplaySplit => {

@@ -33,6 +33,8 @@ pub enum Held {
     Mps,
     /// Green contexts of the GPU.
     Green,
+    /// Green contexts of a process that is a client of the GPU's MPS, at 100 %.
+    GreenMps,
     /// Not at all: batches take a stated time, in a process for each gpulet, as under mps.
     Replay,
     /// The same in one process for all gpulets of a device, as with green contexts.
@@ -46,6 +48,7 @@ impl Held {
             Held::Cpu => "cpu",
             Held::Mps => "mps",
             Held::Green => "green",
+            Held::GreenMps => "green-mps",
             Held::Replay => "replay",
             Held::ReplaySplit => "replay-split",
         }
@@ -54,6 +57,7 @@ impl Held {
     /// As gpuletd.toml has it.
     fn mechanism(self) -> &'static str {
         match self {
+            Held::GreenMps => "green",
             Held::Replay | Held::ReplaySplit => "replay",
             other => other.word(),
         }
@@ -61,7 +65,12 @@ impl Held {
 
     /// Whether batches run on a GPU.
     pub fn on_gpu(self) -> bool {
-        matches!(self, Held::Mps | Held::Green)
+        matches!(self, Held::Mps | Held::Green | Held::GreenMps)
+    }
+
+    /// Whether it takes a GPU's MPS.
+    pub fn under_mps(self) -> bool {
+        matches!(self, Held::Mps | Held::GreenMps)
     }
 
     /// Whether batches only take time.
@@ -71,7 +80,7 @@ impl Held {
 
     /// Whether all gpulets of a device are in one process, which changes their shares itself.
     pub fn splits(self) -> bool {
-        matches!(self, Held::Green | Held::ReplaySplit)
+        matches!(self, Held::Green | Held::GreenMps | Held::ReplaySplit)
     }
 }
 
@@ -102,7 +111,7 @@ impl Gpulet {
     }
 
     fn raw<'a>(&'a self, profiles: &'a Path) -> RawGpulet<'a> {
-        let device = matches!(self.held, Held::Mps | Held::Green | Held::ReplaySplit);
+        let device = self.held.on_gpu() || self.held == Held::ReplaySplit;
         RawGpulet {
             name: &self.name,
             mechanism: self.held.mechanism(),
@@ -147,7 +156,10 @@ impl Settings {
                 region_bytes_max: 4 << 30,
                 region_bytes_total_max: 8 << 30,
             },
-            mps: RawMps { directory: &folder.join("mps") },
+            mps: RawMps {
+                directory: &folder.join("mps"),
+                green: self.gpulets.iter().any(|gpulet| gpulet.held == Held::GreenMps),
+            },
             cuda: RawCuda { kernel_cache: &folder.join("kernels") },
             gpulet: self.gpulets.iter().map(|gpulet| gpulet.raw(&profiles)).collect(),
         };
@@ -176,6 +188,7 @@ struct RawConfig<'a> {
 #[derive(Debug, Serialize)]
 struct RawMps<'a> {
     directory: &'a Path,
+    green: bool,
 }
 
 #[derive(Debug, Serialize)]

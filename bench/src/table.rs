@@ -68,6 +68,9 @@ fn rows() -> Vec<Row> {
     rows.add("answers", "largest error of an answer", "error_max", AtMost(0.01));
     rows.latency();
     rows.at("prove-share", "green: no SM in two gpulets", "/disjoint", AtLeast(1.0));
+    let [adopted, left] = ["/answered", "/left_alone"];
+    rows.at("adopt", "an MPS of somebody else's: models that answered", adopted, AtLeast(1.0));
+    rows.at("adopt", "an MPS of somebody else's: left alone", left, AtLeast(1.0));
     rows.coexistence();
     for held in ["green", "mps"] {
         rows.change(held);
@@ -92,6 +95,8 @@ impl Rows {
             self.add(file, &title("CPU time a request, us"), "cpu_us", AtMost(60.0));
             self.add(file, &title("p50, us"), "p50_us", Known);
         }
+        let title = "green, a client of MPS: p50 over the shim so";
+        self.add("e2e-green-mps-100", title, "p50_ratio", AtMost(1.1));
         for held in ["green", "mps"] {
             for share in [10, 20, 40, 60, 100] {
                 let title = format!("{held} {share} %: p50 over the shim at that share");

@@ -95,7 +95,9 @@ impl Means {
                 Harm::Fault | Harm::Hang | Harm::Memory if !breaks => {
                     return refuse("needs a GPU, or something that plays one");
                 }
-                Harm::Mps if held != Held::Mps => return refuse("needs --mechanism mps"),
+                Harm::Mps if !held.under_mps() => {
+                    return refuse("needs --mechanism mps or green-mps");
+                }
                 Harm::Batch if hungry.is_none() || !held.on_gpu() => {
                     return refuse("needs a GPU and --hungry DIR");
                 }

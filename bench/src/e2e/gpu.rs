@@ -14,7 +14,6 @@ use crate::daemon::Daemon;
 use crate::error::Error;
 use crate::input::fill;
 use crate::place::{Place, name_of};
-use crate::settings::Held;
 use crate::stats::Round;
 
 fn part(bytes: &mut [u8]) -> Part {
@@ -42,10 +41,12 @@ impl GpuAlone {
     ) -> Result<GpuAlone, Error> {
         let kernels = std::env::temp_dir().join("gpulet-bench-kernels");
         let mut options = Options { kernel_cache: Some(kernels), ..Options::default() };
-        if arguments.mechanism == Held::Green {
+        let held = arguments.mechanism;
+        if held.splits() {
             options.shares_pct = vec![arguments.share];
-        } else {
-            let percentage = arguments.share.to_string();
+        }
+        if held.under_mps() {
+            let percentage = if held.splits() { 100 } else { arguments.share }.to_string();
             // SAFETY: this process has one thread, and has not used CUDA yet.
             unsafe {
                 std::env::set_var("CUDA_MPS_PIPE_DIRECTORY", daemon.mps_pipes(0));
