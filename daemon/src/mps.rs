@@ -33,6 +33,15 @@ use gpulet_abi::doorbell::Doorbell;
 
 use crate::config;
 
+/// The variable that has a client's share of the multiprocessors, in percent; read when a process first
+/// uses CUDA.
+pub const SHARE_PCT: &str = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE";
+
+/// The share that this process was started with, if it is a client with one.
+pub fn own_share_pct() -> Option<u8> {
+    std::env::var(SHARE_PCT).ok()?.trim().parse().ok()
+}
+
 /// One control daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -123,7 +132,7 @@ impl Settings {
         let mut env = vec![
             pair("CUDA_MPS_PIPE_DIRECTORY", self.pipe_dir.display().to_string()),
             pair("CUDA_VISIBLE_DEVICES", device.to_owned()),
-            pair("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", share_pct.to_string()),
+            pair(SHARE_PCT, share_pct.to_string()),
         ];
         if let Some(bytes) = memory_bytes {
             // Devices are counted among those that the client sees, which is one.
@@ -338,7 +347,7 @@ mod tests {
         let mut expected = vec![
             pair("CUDA_MPS_PIPE_DIRECTORY", "/run/gpulet/mps/gpu0/pipe"),
             pair("CUDA_VISIBLE_DEVICES", UUID),
-            pair("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "25"),
+            pair(SHARE_PCT, "25"),
         ];
         assert_eq!(settings.client_env(UUID, 25, None), expected);
         expected.push(pair("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT", "0=16384M"));

@@ -24,6 +24,7 @@ pub(super) use self::pace::{Pace, pace, rate, window, within};
 use super::CtlError;
 use crate::config::DEFAULT_KERNEL_CACHE;
 use crate::device::{Device, Inventory};
+use crate::mps;
 
 /// The subcommand of `gpuletctl` that is such a process.
 const SUBCOMMAND: &str = "measure-gpulets";
@@ -178,7 +179,7 @@ pub(super) fn environment(
     if let Some((directory, share_pct)) = mps {
         let pipe = directory.join("pipe").display().to_string();
         environment.push(pair("CUDA_MPS_PIPE_DIRECTORY", pipe));
-        environment.push(pair("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", share_pct.to_string()));
+        environment.push(pair(mps::SHARE_PCT, share_pct.to_string()));
     }
     environment
 }

@@ -23,13 +23,11 @@ use crate::cuda::local::Local;
 use crate::limits::{Limits, SLOT_BYTES_HARD_MAX};
 use crate::model::{self, Builtin, MODEL_FILE, Model, Source};
 use crate::share::{CpuShare, allowed_cpus, cpu_shares};
-use crate::wire;
+use crate::{mps, wire};
 
 /// Executions of one run; each is kept until the end.
 const COUNT_MAX: i64 = 10_000_000;
 const INTERVAL_MAX_S: f64 = 3600.0;
-/// MPS reads it when a process first uses CUDA.
-const MPS_PERCENTAGE: &str = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE";
 
 /// Run a model here, without a daemon, and show how long it takes
 #[derive(Debug, Args)]
@@ -181,7 +179,7 @@ impl Run {
         match self.held {
             Held::Mps => {
                 // SAFETY: no other thread of this process exists yet that could read it.
-                unsafe { std::env::set_var(MPS_PERCENTAGE, self.share.to_string()) }
+                unsafe { std::env::set_var(mps::SHARE_PCT, self.share.to_string()) }
             }
             Held::Green if self.share < 100 => shares_pct.push(self.share),
             Held::Green => {}
