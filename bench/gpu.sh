@@ -8,8 +8,9 @@
 # here, for the torch that python3 has or that $LIBTORCH_DIR names. Models are exported by that python
 # to $MODELS (/tmp/gpulet-models) once; what the benches find out goes to $RESULTS
 # (/tmp/gpulet-results), where it stays: the table is of all that is there. Where time is short: $DRILLS
-# GPU faults under mps (50), $CYCLES models loaded and unloaded under mps (50), and which models of the
-# paper, $PAPER, are exported and compared. PART, all without but profile: kernels answers latency
+# GPU faults under mps (50), $HARMS of each other harm (4), $CYCLES models loaded and unloaded under mps
+# (50), at which $SHARES below 100 % latencies are taken, and which models of the paper, $PAPER, are
+# exported and compared. PART, all without but profile: kernels answers latency
 # coexist change drill harm cold share adopt two profile. `two` needs two GPUs, and is left out where
 # there is one. Latencies are those of tf32, which is what PyTorch computes convolutions in by default.
 set -euo pipefail
@@ -19,6 +20,7 @@ shift || true
 parts=${*:-kernels share adopt coexist latency answers change cold harm two drill}
 models=${MODELS:-/tmp/gpulet-models}
 results=${RESULTS:-/tmp/gpulet-results}
+shares=${SHARES-10 20 40 60}
 paper=${PAPER:-lenet googlenet resnet50 ssd vgg16 mnasnet1_0 mobilenet_v2 densenet161 bert}
 
 skip() {
@@ -96,7 +98,7 @@ run() { # PART
       for model in $paper crepe; do
         [ -d "$models/$model" ] && folders+=("$models/$model")
       done
-      bench 300 answers answers "${folders[@]}" --mechanism green,mps --shares 100,25 --rows 1,3,8
+      bench 300 answers answers "${folders[@]}" --mechanism green,mps --shares 100,40 --rows 1,3,8
       ;;
     latency)
       e2e() { # FILE MODEL MECHANISM SHARE ROUNDS REQUESTS
@@ -107,7 +109,7 @@ run() { # PART
       e2e green-mps-100 resnet50_tf32 green-mps 100 5 60
       for mechanism in green mps; do
         e2e $mechanism-100 resnet50_tf32 $mechanism 100 7 200
-        for share in 10 20 40 60; do
+        for share in $shares; do
           e2e $mechanism-$share resnet50_tf32 $mechanism $share 5 60
         done
       done
@@ -135,7 +137,7 @@ run() { # PART
     harm)
       harm="drill --model $digits --hungry $models/hungry --harm executor,hang,memory,batch"
       # shellcheck disable=SC2086
-      bench 120 harm-mps $harm,mps --mechanism mps --times 4 --log "$results/harm-mps.daemon.log"
+      bench 120 harm-mps $harm,mps --mechanism mps --times "${HARMS:-4}" --log "$results/harm-mps.daemon.log"
       # shellcheck disable=SC2086
       bench 120 harm-green $harm --mechanism green --times 2
       ;;
