@@ -3,6 +3,7 @@
 //! | module      | holds                                                                        |
 //! |-------------|------------------------------------------------------------------------------|
 //! | [`driver`]  | the CUDA driver's objects, freed when they are dropped                       |
+//! | [`memory`]  | memory of the device, and what the device reaches of the host's              |
 //! | [`green`]   | parts of a device's multiprocessors                                          |
 //! | [`gpu`]     | a device with libtorch on it, and its divisions among gpulets                |
 //! | [`load`]    | from an archive to a model that can run                                      |
@@ -29,6 +30,7 @@ pub mod load;
 pub mod loaded;
 pub mod local;
 pub mod measure;
+pub mod memory;
 mod moves;
 mod prime;
 mod regions;

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-use gpulet_daemon::cuda::driver::{CudaError, Device, DeviceMemory, Pinned, Stream};
+use gpulet_daemon::cuda::driver::{CudaError, Device, Stream};
+use gpulet_daemon::cuda::memory::{DeviceMemory, Pinned};
 use gpulet_daemon::model::{Model, Source};
 use gpulet_daemon::store;
 use rustix::fs::{Advice, fadvise};

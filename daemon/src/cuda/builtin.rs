@@ -6,10 +6,11 @@ use std::sync::atomic::AtomicBool;
 use gpulet_kernels::cuda;
 use gpulet_plan::profile::ProfilePoint;
 
-use super::driver::{CudaError, Pinned, Stream};
+use super::driver::{CudaError, Stream};
 use super::gpu::{Division, Gpu};
 use super::lane::{Lane, Layouts, Set, Size};
 use super::loaded::{Forward, Weights};
+use super::memory::Pinned;
 use crate::backend::LoadError;
 use crate::backend::buffer::RowBytes;
 use crate::model::{Builtin, Model};

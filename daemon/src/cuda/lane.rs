@@ -7,9 +7,10 @@ use gpulet_kernels::Part;
 use gpulet_plan::profile::{PROFILE_LATENCY_MAX_NS, ProfilePoint};
 use gpulet_torch::cuda::{DeviceTensor, Graph};
 
-use super::driver::{CudaError, DeviceMemory, Pinned, Stream};
+use super::driver::{CudaError, Stream};
 use super::gpu::{Division, TorchStream};
 use super::loaded::Weights;
+use super::memory::{DeviceMemory, Pinned};
 use super::moves::HostPart;
 use crate::backend::torch::Spec;
 use crate::backend::values::make_harmless;

@@ -7,9 +7,9 @@ use gpulet_kernels::ImageSpec;
 use gpulet_plan::profile::ProfilePoint;
 use gpulet_torch::cuda::Placed;
 
-use super::driver::Pinned;
 use super::gpu::Gpu;
 use super::lane::Lane;
+use super::memory::Pinned;
 use crate::backend::buffer::RowBytes;
 use crate::backend::torch::Spec;
 use crate::model::Model;

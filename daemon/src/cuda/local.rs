@@ -6,11 +6,12 @@ use std::sync::Arc;
 use gpulet_kernels::Part;
 
 use super::capture::{Extent, Runs};
-use super::driver::{CudaError, Event, Registration};
+use super::driver::{CudaError, Event};
 use super::gpu::{Divisions, Gpu, GpuError, Options, TorchStream};
 use super::lane::{Fit, Lane};
 use super::load;
 use super::loaded::{Forward, Loaded, Weights};
+use super::memory::Registration;
 use crate::backend::{
     Backend, Copied, Instance, LoadError, RunError, View, check_views, memory_error,
 };

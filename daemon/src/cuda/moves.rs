@@ -14,8 +14,9 @@ use gpulet_kernels::cuda::{self, DevicePart, Kernels};
 use gpulet_kernels::{ImageSpec, Part};
 use gpulet_plan::policy::BATCH_REQUESTS_MAX;
 
-use super::driver::{CudaError, DeviceMemory, Event, Pinned, Stream};
+use super::driver::{CudaError, Event, Stream};
 use super::gpu::Gpu;
+use super::memory::{DeviceMemory, Pinned};
 
 const REQUESTS_MAX: usize = BATCH_REQUESTS_MAX as usize;
 /// Sizes of a part that are tried, smallest first.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use gpulet_torch::cuda::{DeviceTensor, Precision};
 use gpulet_torch::{Dtype, Module, RANK_MAX};
 
-use super::driver::DeviceMemory;
 use super::gpu::{Divisions, Gpu};
+use super::memory::DeviceMemory;
 
 /// A convolution, and a product of matrices.
 const SOURCE: &str = "

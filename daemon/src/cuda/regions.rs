@@ -13,8 +13,8 @@ use std::thread::Builder;
 
 use gpulet_abi::region::Region;
 
-use super::driver::Registration;
 use super::gpu::Gpu;
+use super::memory::Registration;
 
 /// Pages that the device copies from and to.
 const PAGE_BYTES: usize = 4096;

@@ -5,8 +5,9 @@ use std::ptr;
 use gpulet_kernels::cuda::{self, DevicePart, Kernels};
 use serde::{Deserialize, Serialize};
 
-use crate::cuda::driver::{CudaError, DeviceMemory, Pinned, Stream};
+use crate::cuda::driver::{CudaError, Stream};
 use crate::cuda::gpu::Cut;
+use crate::cuda::memory::{DeviceMemory, Pinned};
 
 /// Which memory is pressed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
