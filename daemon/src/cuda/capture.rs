@@ -105,7 +105,7 @@ impl<'a> Maker<'a> {
         extent: Extent,
     ) -> Result<Vec<Lane>, String> {
         let Forward::Module(placed) = &self.weights.forward else {
-            let lane = |_: &Cut| builtin::lane(self.weights, division, self.layouts);
+            let lane = |_: &Arc<Cut>| builtin::lane(self.weights, division, self.layouts);
             let lanes: Result<_, CudaError> = division.cuts.iter().map(lane).collect();
             return lanes.map_err(|error| error.to_string());
         };

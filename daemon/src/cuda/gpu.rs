@@ -1,5 +1,6 @@
 //! The device of an executor, libtorch on it, and how it is divided among the executor's gpulets.
 
+use std::collections::HashMap;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -65,6 +66,8 @@ pub struct Gpu {
     pub kernels: Option<Arc<Kernels>>,
     /// Where it can be divided in several ways.
     pub split: Option<Split>,
+    /// By first group and how many.
+    cuts: Mutex<HashMap<(u32, u32), Arc<Cut>>>,
 }
 
 /// One division of a device among gpulets.
@@ -72,7 +75,7 @@ pub struct Division {
     /// Never given to another in this process.
     pub number: u64,
     /// What each gpulet has of the device.
-    pub cuts: Vec<Cut>,
+    pub cuts: Vec<Arc<Cut>>,
 }
 
 /// The divisions on which models are to be ready: the present one first, then the next, if there is
@@ -80,17 +83,22 @@ pub struct Division {
 #[derive(Clone, Default)]
 pub struct Divisions(Arc<Mutex<Vec<Arc<Division>>>>);
 
-/// What one gpulet has of the device.
+/// What one gpulet has of the device. It stays for the next who gets the same: the driver keeps 4 MiB
+/// of a green context that goes.
 pub struct Cut {
+    /// Those that libtorch has worked on, for as long as the process: to unmap memory it waits for the
+    /// stream that the memory was for, though nobody has used it for long.
+    streams: Mutex<Vec<Arc<Stream>>>,
     green: Option<Green>,
     /// Multiprocessors.
     pub sm_count: u32,
 }
 
 /// A stream that libtorch may work on. For each that it has seen it keeps memory, which what was
-/// captured on the stream uses; it is given back with the stream.
+/// captured on the stream uses; that can be given back when this is dropped. The stream stays, for the
+/// next who wants one.
 pub struct TorchStream {
-    stream: Stream,
+    stream: Arc<Stream>,
     cuda: Cuda,
 }
 
@@ -108,26 +116,36 @@ impl Gpu {
         let splits = !options.shares_pct.is_empty();
         let split = splits.then(|| Split::new(&device)).transpose()?;
         let kernels = kernels(&device, &torch, options);
-        let gpu = Gpu { device, torch, cuda, kernels, split };
+        let gpu = Gpu { device, torch, cuda, kernels, split, cuts: Mutex::default() };
         let division = gpu.divide(0, &options.shares_pct)?;
         Ok((gpu, division))
     }
 
-    /// Cuts the device among gpulets of so many percent each. Takes a millisecond or two a gpulet.
+    /// Cuts the device among gpulets of so many percent each. Takes a millisecond or two for each cut
+    /// that there never was.
     ///
     /// # Errors
     /// [`GpuError`].
     pub fn divide(&self, number: u64, shares_pct: &[u8]) -> Result<Division, GpuError> {
         let Some(split) = &self.split else {
-            let cuts = vec![Cut { green: None, sm_count: self.device.sm_count }];
+            let cuts = vec![Arc::new(Cut::of(None, self.device.sm_count))];
             return Ok(Division { number, cuts });
         };
-        let mut cuts = Vec::new();
-        for (first, count) in self.places(split, shares_pct)? {
-            let green = split.part(&self.device, first, count)?;
-            cuts.push(Cut { sm_count: green.sm_count, green: Some(green) });
+        let places = self.places(split, shares_pct)?.into_iter();
+        let cuts: Result<_, CudaError> = places.map(|place| self.cut(split, place)).collect();
+        Ok(Division { number, cuts: cuts? })
+    }
+
+    fn cut(&self, split: &Split, (first, count): (u32, u32)) -> Result<Arc<Cut>, CudaError> {
+        let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cut) = cuts.get(&(first, count)) {
+            return Ok(Arc::clone(cut));
         }
-        Ok(Division { number, cuts })
+        let green = split.part(&self.device, first, count)?;
+        let sm_count = green.sm_count;
+        let cut = Arc::new(Cut::of(Some(green), sm_count));
+        cuts.insert((first, count), Arc::clone(&cut));
+        Ok(cut)
     }
 
     /// Which groups of a split gpulets of so many percent each get.
@@ -195,8 +213,7 @@ impl Drop for TorchStream {
     fn drop(&mut self) {
         // After an error there is no work any more.
         let _ = self.stream.wait();
-        // SAFETY: its work is done, and graphs are dropped before the stream that they were captured
-        // on.
+        // SAFETY: its work is done, and graphs are dropped before what they were captured on.
         if let Err(error) = unsafe { self.cuda.forget(self.stream.raw()) } {
             tracing::warn!("a stream's workspaces: {error}");
         }
@@ -228,6 +245,10 @@ fn kernels(
 }
 
 impl Cut {
+    fn of(green: Option<Green>, sm_count: u32) -> Cut {
+        Cut { streams: Mutex::default(), green, sm_count }
+    }
+
     /// A stream whose work runs on this cut alone.
     ///
     /// # Errors
@@ -239,11 +260,22 @@ impl Cut {
         }
     }
 
-    /// A stream of it that libtorch may work on.
+    /// A stream of it that libtorch may work on, one that nobody has.
     ///
     /// # Errors
     /// [`CudaError`].
     pub fn torch_stream(&self, cuda: &Cuda) -> Result<TorchStream, CudaError> {
-        Ok(TorchStream { stream: self.stream()?, cuda: *cuda })
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = streams.iter_mut();
+        let idle = all.find_map(|it| Arc::get_mut(it).is_some().then(|| Arc::clone(it)));
+        let stream = match idle {
+            Some(stream) => stream,
+            None => {
+                let stream = Arc::new(self.stream()?);
+                streams.push(Arc::clone(&stream));
+                stream
+            }
+        };
+        Ok(TorchStream { stream, cuda: *cuda })
     }
 }

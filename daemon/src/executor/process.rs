@@ -9,7 +9,7 @@ use gpulet_abi::doorbell::Doorbell;
 use gpulet_abi::frame;
 use gpulet_abi::region::MappedRing;
 use gpulet_abi::ring::{Consumer, Producer};
-use gpulet_torch::OPENMP_SPIN;
+use gpulet_torch::{MAPPED_MEMORY, OPENMP_SPIN};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -106,9 +106,10 @@ impl Process {
 
 fn run(program: &Path, environment: &[(String, String)], far: OwnedFd) -> io::Result<Child> {
     let mut command = Command::new(program);
-    let (variable, value) = OPENMP_SPIN;
-    if std::env::var_os(variable).is_none() {
-        command.env(variable, value);
+    for (variable, value) in [OPENMP_SPIN, MAPPED_MEMORY] {
+        if std::env::var_os(variable).is_none() {
+            command.env(variable, value);
+        }
     }
     command
         .envs(environment.iter().map(|(name, value)| (name, value)))

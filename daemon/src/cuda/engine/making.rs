@@ -182,7 +182,7 @@ impl Order {
         self.gpu.device.bind().map_err(|error| error.to_string())?;
         let division = self.gpu.divide(self.number, shares_pct);
         let division = Arc::new(division.map_err(|error| error.to_string())?);
-        let part = |(cut, moves): (&Cut, Moves)| {
+        let part = |(cut, moves): (&Arc<Cut>, Moves)| {
             Gpulet::new(&self.gpu, &division, cut, moves.on_share(cut.sm_count))
         };
         let parts: Result<Vec<Gpulet>, _> = division.cuts.iter().zip(moves).map(part).collect();
