@@ -6,7 +6,8 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use gpulet_plan::profile::{PROFILE_LATENCY_MAX_NS, ProfilePoint};
 use gpulet_torch::Error;
@@ -24,6 +25,10 @@ use crate::execute::engine::Progress;
 /// Forwards before a capture: libtorch compiles on the second at each shape, cuDNN chooses on the
 /// first, and allocations settle.
 const FORWARDS_MIN: u32 = 3;
+/// Where others are to have most of the time, nothing follows a forward for so many times what it took.
+const PAUSES: u32 = 2;
+/// But not longer: what takes longer has compiled.
+const PAUSE_MAX: Duration = Duration::from_millis(50);
 /// Rows of the pieces that a model runs in first: single requests lose little, batches not much.
 pub(super) const PIECE_ROWS: u32 = 4;
 
@@ -43,17 +48,31 @@ pub(super) struct Runs {
     count: usize,
     /// Others run on the same multiprocessors meanwhile.
     crowded: bool,
+    /// And are to have most of the time.
+    pauses: bool,
 }
 
 impl Runs {
     /// So many runs, with nobody else there.
     pub(super) fn alone(count: usize) -> Runs {
-        Runs { count: count.max(1), crowded: false }
+        Runs { count: count.max(1), crowded: false, pauses: false }
     }
 
     /// So many runs while batches go on.
     pub(super) fn crowded(count: usize) -> Runs {
-        Runs { count: count.max(1), crowded: true }
+        Runs { count: count.max(1), crowded: true, pauses: false }
+    }
+
+    /// The same, where nobody waits for what is made.
+    pub(super) fn beside(count: usize) -> Runs {
+        Runs { pauses: true, ..Runs::crowded(count) }
+    }
+
+    /// After what began then.
+    fn pause(self, begun: Instant) {
+        if self.pauses {
+            thread::sleep((begun.elapsed() * PAUSES).min(PAUSE_MAX));
+        }
     }
 
     /// Median and slowest; of runs that others slowed down, what the undisturbed ones tell.
@@ -215,13 +234,16 @@ impl<'a> Maker<'a> {
         let stream = lane.stream.as_ref().ok_or("no stream")?;
         let Weights { inputs, outputs, model, .. } = &**self.weights;
         let (inputs, outputs) = (set.inputs(inputs, rows), set.outputs(outputs, rows));
-        let mut forwards = 0..model.warmup_count.max(FORWARDS_MIN);
-        // SAFETY: the stream is live, and the set's memory is used by it alone.
-        let run = forwards.try_for_each(|_| unsafe { placed.run(stream.raw(), &inputs, &outputs) });
-        // Also after an error: nothing uses the set when this is over.
-        let waited = stream.wait();
-        run.map_err(|error| format!("{rows} rows of zeros: {error}"))?;
-        waited.map_err(|error| format!("{rows} rows of zeros: {error}"))?;
+        for _ in 0..model.warmup_count.max(FORWARDS_MIN) {
+            let begun = Instant::now();
+            // SAFETY: the stream is live, and the set's memory is used by it alone.
+            let run = unsafe { placed.run(stream.raw(), &inputs, &outputs) };
+            // Also after an error: nothing uses the set when this is over.
+            let waited = stream.wait();
+            run.map_err(|error| format!("{rows} rows of zeros: {error}"))?;
+            waited.map_err(|error| format!("{rows} rows of zeros: {error}"))?;
+            self.runs.pause(begun);
+        }
         self.warm_up_ns.update(|ns| ns + ns_since(begun));
         tracing::debug!(model = model.name, rows, us = ns_since(begun) / 1_000, "warm");
         Ok(())
@@ -254,6 +276,7 @@ impl<'a> Maker<'a> {
             us = ns_since(begun) / 1_000,
             "captured"
         );
+        self.runs.pause(begun);
         match captured {
             Ok(graph) => Ok(Ok(graph)),
             Err(Error::ModelRaised { raised }) => Ok(Err(raised.summary)),
@@ -276,6 +299,7 @@ impl<'a> Maker<'a> {
             }
             queued?;
             taken_ns.push(ns_since(start).clamp(1, PROFILE_LATENCY_MAX_NS));
+            self.runs.pause(start);
         }
         Ok(self.runs.point(rows, taken_ns))
     }

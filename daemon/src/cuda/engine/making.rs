@@ -198,7 +198,7 @@ impl Order {
             let progress = |step: String| self.say(Made::Step { instance, step });
             let there = || self.divisions.contains(self.number);
             let wanted = || !weights.is_released() && there();
-            let maker = Maker::new(weights, &progress, &wanted, Runs::crowded(MEASURED_RUNS))?;
+            let maker = Maker::new(weights, &progress, &wanted, Runs::beside(MEASURED_RUNS))?;
             match maker.lanes(division, Extent::Whole) {
                 Ok(lanes) => self.say(Made::Lanes { number: self.number, instance, lanes }),
                 Err(_) if weights.is_released() => {}
