@@ -190,7 +190,8 @@ pub enum FromExecutor {
         load_ns: u64,
         /// How the model runs, such as "optimised for inference" or "frozen".
         form: String,
-        /// Device memory it took; 0 where there is no device, or where that is not known.
+        /// Device memory it took; 0 where there is no device, or where that is not known. What a model
+        /// that was loaded `soon` gets later is not in it: the executor logs it when it is there.
         memory_bytes: u64,
     },
     /// The answer to a `Load` that failed.

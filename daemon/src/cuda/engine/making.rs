@@ -193,20 +193,30 @@ impl Order {
 
     fn lanes(&self, division: &Arc<Division>, models: &[Instance]) -> Result<(), String> {
         self.gpu.device.bind().map_err(|error| error.to_string())?;
+        let free_bytes = || self.gpu.device.memory().map_or(0, |(free, _)| free);
         for (instance, weights) in models {
             let instance = *instance;
             let progress = |step: String| self.say(Made::Step { instance, step });
             let there = || self.divisions.contains(self.number);
             let wanted = || !weights.is_released() && there();
             let maker = Maker::new(weights, &progress, &wanted, Runs::beside(MEASURED_RUNS))?;
-            match maker.lanes(division, Extent::Whole) {
-                Ok(lanes) => self.say(Made::Lanes { number: self.number, instance, lanes }),
+            let before = free_bytes();
+            let made = maker.lanes(division, Extent::Whole);
+            // Memory of the warm-up forwards; graphs have their own.
+            self.gpu.cuda.trim().map_err(|error| error.to_string())?;
+            match made {
+                Ok(lanes) => {
+                    // Besides the weights, and what it runs with meanwhile.
+                    let memory_bytes = before.saturating_sub(free_bytes());
+                    let (model, number) = (&weights.model.name, self.number);
+                    tracing::info!(model, division = number, memory_bytes, "every size is made");
+                    self.say(Made::Lanes { number, instance, lanes });
+                }
                 Err(_) if weights.is_released() => {}
                 Err(error) => return Err(format!("{}: {error}", weights.model.name)),
             }
         }
-        // Memory of the warm-up forwards; graphs have their own.
-        self.gpu.cuda.trim().map_err(|error| error.to_string())
+        Ok(())
     }
 
     fn settle(&self, outcome: Result<(), String>) {
