@@ -137,7 +137,8 @@ run() { # PART
     harm)
       harm="drill --model $digits --hungry $models/hungry --harm executor,hang,memory,batch"
       # shellcheck disable=SC2086
-      bench 120 harm-mps $harm,mps --mechanism mps --times "${HARMS:-4}" --log "$results/harm-mps.daemon.log"
+      bench 120 harm-mps $harm,mps --mechanism mps --times "${HARMS:-4}" \
+        --log "$results/harm-mps.daemon.log"
       # shellcheck disable=SC2086
       bench 120 harm-green $harm --mechanism green --times 2
       ;;
