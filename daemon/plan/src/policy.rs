@@ -203,7 +203,7 @@ fn given_up<T: Copy>(
     profile: &LatencyProfile,
     rows: u32,
 ) -> u32 {
-    let Some((last_ns, _)) = queue.demands().nth(queue.len().min(LOOK_AHEAD) - 1) else { return 0 };
+    let Some((last_ns, _)) = queue.demand(queue.len().min(LOOK_AHEAD) - 1) else { return 0 };
     let half_ns = limits.budget_ns(now_ns, last_ns) / 2;
     let wanted = profile.largest_batch_within(half_ns, limits.max_batch);
     if wanted <= rows {

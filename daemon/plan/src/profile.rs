@@ -14,6 +14,9 @@ use crate::correction::Correction;
 /// Most points a profile may have.
 pub const PROFILE_POINTS_MAX: usize = 64;
 
+/// Predictions for batches of up to so many rows are kept ready: one decision asks for dozens.
+const READY_ROWS: u32 = 64;
+
 /// Longest latency a profile may state: one hour. Above it a file has its units wrong.
 pub const PROFILE_LATENCY_MAX_NS: u64 = 3_600_000_000_000;
 
@@ -120,6 +123,8 @@ pub struct LatencyProfile {
     corrected_ns: Vec<u64>,
     soonest_ns: Vec<u64>,
     corrections: Vec<Correction>,
+    /// What `corrected_ns` predicts for 0, 1, ... [`READY_ROWS`] rows.
+    ready_ns: Vec<u64>,
 }
 
 impl LatencyProfile {
@@ -134,7 +139,7 @@ impl LatencyProfile {
         check_points(points)?;
         let p99_ns = running_max(points.iter().map(|point| point.p99_ns));
         let p50_ns = running_max(points.iter().map(|point| point.p50_ns));
-        Ok(Self {
+        let mut profile = Self {
             model: model.to_owned(),
             points: points.to_vec(),
             rows: points.iter().map(|point| point.rows).collect(),
@@ -143,7 +148,10 @@ impl LatencyProfile {
             corrected_ns: p99_ns.clone(),
             p99_ns,
             corrections: vec![Correction::new(); points.len()],
-        })
+            ready_ns: vec![0; READY_ROWS as usize + 1],
+        };
+        profile.make_ready();
+        Ok(profile)
     }
 
     /// The model that was measured.
@@ -176,6 +184,16 @@ impl LatencyProfile {
     /// It is [`p99_ns`](Self::p99_ns) until [`observe`](Self::observe) has learnt otherwise.
     #[must_use]
     pub fn latency_ns(&self, rows: u32) -> u64 {
+        self.ready_ns.get(rows as usize).copied().unwrap_or_else(|| self.predicted_ns(rows))
+    }
+
+    fn make_ready(&mut self) {
+        for rows in 0..=READY_ROWS {
+            self.ready_ns[rows as usize] = self.predicted_ns(rows);
+        }
+    }
+
+    fn predicted_ns(&self, rows: u32) -> u64 {
         let corrected_ns = curve_at(&self.rows, &self.corrected_ns, rows);
         let last = self.rows.len() - 1;
         if rows <= self.rows[last] {
@@ -263,14 +281,18 @@ impl LatencyProfile {
     }
 
     fn apply_corrections(&mut self) {
-        let (mut largest_ns, mut soonest_ns) = (0, 0);
+        let (mut largest_ns, mut soonest_ns, mut corrected) = (0, 0, false);
         for (index, correction) in self.corrections.iter().enumerate() {
             largest_ns = largest_ns.max(Correction::scale(self.p99_ns[index], correction.factor()));
+            corrected |= self.corrected_ns[index] != largest_ns;
             self.corrected_ns[index] = largest_ns;
             let of_late = correction.smallest();
             let of_late_ns = of_late.map(|ratio| Correction::scale(self.p99_ns[index], ratio));
             soonest_ns = soonest_ns.max(of_late_ns.unwrap_or(self.p50_ns[index]));
             self.soonest_ns[index] = soonest_ns;
+        }
+        if corrected {
+            self.make_ready();
         }
     }
 }
@@ -331,7 +353,11 @@ fn curve_at(knot_rows: &[u32], knot_ns: &[u64], rows: u32) -> u64 {
 
 /// The line through two knots at `rows >= from.0`, rounded up, saturating.
 fn line_at(from: (u32, u64), to: (u32, u64), rows: u32) -> u64 {
-    let rise_ns = u128::from(to.1 - from.1) * u128::from(rows - from.0);
-    let ns = u128::from(from.1) + rise_ns.div_ceil(u128::from(to.0 - from.0));
+    let (rise_ns, run) = (to.1 - from.1, u64::from(to.0 - from.0));
+    if let Some(rise_ns) = rise_ns.checked_mul(u64::from(rows - from.0)) {
+        return from.1.saturating_add(rise_ns.div_ceil(run));
+    }
+    let rise_ns = u128::from(rise_ns) * u128::from(rows - from.0);
+    let ns = u128::from(from.1) + rise_ns.div_ceil(u128::from(run));
     u64::try_from(ns).unwrap_or(u64::MAX)
 }

@@ -162,6 +162,12 @@ impl<T: Copy> DeadlineQueue<T> {
         self.keys.iter().map(|key| (key.deadline_ns, key.rows))
     }
 
+    /// Deadline and rows of the request that has so many before it.
+    #[must_use]
+    pub fn demand(&self, place: usize) -> Option<(u64, u32)> {
+        self.keys.get(place).map(|key| (key.deadline_ns, key.rows))
+    }
+
     /// Takes the request that `ticket` names (a cancel), `None` if it already left.
     pub fn remove(&mut self, ticket: Ticket) -> Option<Entry<T>> {
         let held = self.slots.get(ticket.slot as usize)?.as_ref()?;

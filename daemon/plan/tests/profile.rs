@@ -40,6 +40,22 @@ fn any_points() -> impl Strategy<Value = Vec<ProfilePoint>> {
 }
 
 #[test]
+fn predictions_that_are_kept_ready_are_those_made_when_asked() {
+    let point = |rows: u32, ns: u64| ProfilePoint { rows, p50_ns: ns, p99_ns: ns };
+    let mut profile = LatencyProfile::new("m", &[point(1, 1_000), point(100, 100_000)]).unwrap();
+    let step_ns =
+        |profile: &LatencyProfile, rows| profile.latency_ns(rows + 1) - profile.latency_ns(rows);
+    // Up to 64 rows are kept ready; the line does not break there, whatever was learnt.
+    for learnt_ns in [1_000, 3_000, 9_000] {
+        profile.observe(1, learnt_ns);
+        assert_eq!(profile.latency_ns(1), learnt_ns);
+        let steps = [step_ns(&profile, 62), step_ns(&profile, 64), step_ns(&profile, 66)];
+        let all_ns = (100_000 - learnt_ns) / 99;
+        assert!(steps.iter().all(|&it| (all_ns..=all_ns + 1).contains(&it)), "{steps:?}");
+    }
+}
+
+#[test]
 fn interpolates_clamps_below_and_extrapolates_above() {
     let profile = ladder();
     assert_eq!(
