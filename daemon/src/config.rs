@@ -140,13 +140,17 @@ impl Config {
     pub fn check_models(&self, models: &[Model]) -> Result<(), ConfigError> {
         let mut problems = Vec::new();
         for (index, gpulet) in self.gpulets.iter().enumerate() {
-            let ModelSet::Named(names) = &gpulet.models else { continue };
-            for name in names {
+            let own = match &gpulet.models {
+                ModelSet::All => &[],
+                ModelSet::Named(names) => names.as_slice(),
+            };
+            let own = own.iter().map(|name| ("models", name));
+            for (field, name) in own.chain(gpulet.guests.iter().map(|name| ("guests", name))) {
                 if !models.iter().any(|model| model.name == *name) {
                     problems.push(Problem {
                         file: self.path.clone(),
                         line: None,
-                        field: format!("gpulet[{index}].models"),
+                        field: format!("gpulet[{index}].{field}"),
                         rule: format!("must name models there are, {name:?} is none"),
                     });
                 }

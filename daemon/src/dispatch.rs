@@ -4,6 +4,7 @@
 //! allocates nothing on the way of a request. It never looks at payload: only rings are mapped here.
 
 mod batches;
+mod lending;
 mod quarantine;
 mod reports;
 mod submissions;

@@ -199,6 +199,7 @@ mod tests {
             share_pct: 50,
             memory_bytes: None,
             models: ModelSet::All,
+            guests: Vec::new(),
         })
     }
 

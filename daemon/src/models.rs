@@ -26,11 +26,22 @@ const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
 pub struct Instance {
     /// Where.
     pub gpulet: GpuletId,
-    /// Whether it is given batches: the config has the model run there, and not only in another gpulet
-    /// of that executor, and the executor is not one that waits to replace another.
-    pub open: bool,
+    /// Which batches it is given.
+    pub role: Role,
     /// Whether it can run.
     pub state: InstanceState,
+}
+
+/// What an instance is to its gpulet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Nothing: the config has the model run in another gpulet of that executor only, or the executor
+    /// waits to replace another.
+    Closed,
+    /// The model is at home there.
+    Home,
+    /// The model may borrow the gpulet while it is idle.
+    Guest,
 }
 
 /// See [`Instance`].
@@ -184,7 +195,7 @@ impl Hosted {
         }
         let mut failure = None;
         let mut loading = false;
-        for instance in self.instances.iter().filter(|it| it.open) {
+        for instance in self.instances.iter().filter(|it| it.role != Role::Closed) {
             match &instance.state {
                 InstanceState::Ready(_) => return Readiness::Ready,
                 InstanceState::Waiting | InstanceState::Loading => loading = true,
@@ -221,16 +232,27 @@ impl Hosted {
         self.instances.iter_mut().filter(move |it| it.gpulet.executor == executor)
     }
 
-    /// The profile of the instance in a gpulet, if it can be given batches.
+    /// The profile of the instance of that role in a gpulet, if it can be given batches.
     #[inline]
-    pub fn profile(&self, gpulet: GpuletId) -> Option<&LatencyProfile> {
+    pub fn profile(&self, gpulet: GpuletId, role: Role) -> Option<&LatencyProfile> {
         let instance = self.instances.iter().find(|instance| instance.gpulet == gpulet)?;
-        instance.profile().filter(|_| instance.open)
+        instance.profile().filter(|_| instance.role == role)
     }
 
-    /// The profile of the instance that runs one row fastest.
+    /// Where it is at home and can be given batches, with its profiles there.
+    pub fn homes(&self) -> impl Iterator<Item = (GpuletId, &LatencyProfile)> {
+        let homes = self.instances.iter().filter(|it| it.role == Role::Home);
+        homes.filter_map(|it| Some((it.gpulet, it.profile()?)))
+    }
+
+    /// Whether it may borrow gpulets.
+    pub fn is_guest(&self) -> bool {
+        self.instances.iter().any(|it| it.role == Role::Guest)
+    }
+
+    /// The profile of the instance that runs one row fastest, of those at home.
     pub fn fastest(&self) -> Option<&LatencyProfile> {
-        let profiles = self.instances.iter().filter(|it| it.open).filter_map(Instance::profile);
+        let profiles = self.homes().map(|(_, profile)| profile);
         profiles.min_by_key(|profile| profile.latency_ns(1))
     }
 }

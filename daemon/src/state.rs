@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::dispatch::Dispatcher;
 use crate::executor::{self, Executor};
 use crate::gpulet::GpuletId;
-use crate::models::{Hosted, Readiness};
+use crate::models::{Hosted, Readiness, Role};
 
 /// Everything.
 #[derive(Debug, Serialize)]
@@ -163,7 +163,11 @@ fn gpulet_states(dispatcher: &Dispatcher) -> Vec<GpuletState> {
                 device: mechanism.device().map(ToString::to_string),
                 share_pct: executor.shares_pct.get(index).copied().unwrap_or_default(),
                 wanted_pct: gpulet.config.share_pct,
-                models: dispatcher.models.iter().filter(|it| it.profile(id).is_some()).count(),
+                models: dispatcher
+                    .models
+                    .iter()
+                    .filter(|it| it.profile(id, Role::Home).is_some())
+                    .count(),
                 running: gpulet.batches().count(),
                 batches: gpulet.batch_count,
             });

@@ -19,7 +19,7 @@ use gpulet_daemon::executor::{Executor, Executors, State};
 use gpulet_daemon::gpulet::GpuletId;
 use gpulet_daemon::limits::Limits;
 use gpulet_daemon::model;
-use gpulet_daemon::models::{Instance, InstanceState};
+use gpulet_daemon::models::{Instance, InstanceState, Role};
 use gpulet_daemon::wire::{Backend, FromExecutor, GpuletStart, Start, ToExecutor};
 use gpulet_plan::profile::LatencyProfile;
 use mio::{Poll, Token};
@@ -73,7 +73,7 @@ impl Bed {
         hosted.ever_ready = true;
         hosted.instances = (0..gpulet_count)
             .map(|index| GpuletId { executor, index })
-            .map(|gpulet| Instance { gpulet, open: true, state: InstanceState::Loading })
+            .map(|gpulet| Instance { gpulet, role: Role::Home, state: InstanceState::Loading })
             .collect();
         let load =
             ToExecutor::Load { instance: echo, model: Box::new(hosted.model.clone()), soon: false };
@@ -149,6 +149,7 @@ fn start_executor(program: &Path, poll: &Poll, profiles_dir: &Path, count: u32) 
         share_pct: 10,
         memory_bytes: None,
         models: ModelSet::All,
+        guests: Vec::new(),
     };
     let gpulets: Vec<Gpulet> = (0..count).map(gpulet).collect();
     let entry = |gpulet: &Gpulet| GpuletStart { name: gpulet.name.clone(), share_pct: 10 };

@@ -56,6 +56,7 @@ fn an_empty_file_is_all_defaults() {
         share_pct: 100,
         memory_bytes: None,
         models: ModelSet::All,
+        guests: Vec::new(),
     };
     assert_eq!(config.gpulets, [gpulet]);
 }
@@ -83,6 +84,7 @@ fn everything_can_be_said() {
         mechanism = "cpu"
         share_pct = 60
         models = ["digits", "crepe"]
+        guests = ["lenet"]
         [[gpulet]]
         name = "right"
         mechanism = "cpu"
@@ -105,6 +107,8 @@ fn everything_can_be_said() {
     assert_eq!(config.gpulets[0].models, ModelSet::Named(vec!["digits".into(), "crepe".into()]));
     assert!(config.gpulets[0].models.contains("digits"));
     assert!(!config.gpulets[0].models.contains("lenet"));
+    assert!(config.gpulets[0].hosts("lenet") && !config.gpulets[0].hosts("bert"));
+    assert_eq!(config.gpulets[1].guests, Vec::<String>::new());
     assert!(config.gpulets[1].models.contains("lenet"));
     let profiles_dir = PathBuf::from("/etc/gpulet/profiles");
     assert_eq!(config.gpulets[2].mechanism, Mechanism::Replay { profiles_dir, device: None });
@@ -354,6 +358,14 @@ fn sets_of_models_have_rules() {
     let rule = "must have 1 to 1024 names, or be absent for all models";
     refused(&with("[]"), 5, "gpulet[0].models", rule);
     refused(&with("['x', 'x']"), 5, "gpulet[0].models[1]", "names \"x\" twice");
+    let guests = |list: &str| with(&format!("['x']\nguests = {list}"));
+    let rule = "must have 1 to 1024 names, or be absent for none";
+    refused(&guests("[]"), 6, "gpulet[0].guests", rule);
+    refused(&guests("['y', 'y']"), 6, "gpulet[0].guests[1]", "names \"y\" twice");
+    refused(&guests("['y', 'x']"), 6, "gpulet[0].guests[1]", "must not be in models, \"x\" is");
+    let rule = "must be absent without models: then every model is at home there";
+    let text = gpulet("mechanism = 'cpu'\nshare_pct = 1\nguests = ['x']");
+    refused(&text, 5, "gpulet[0].guests", rule);
     assert!(refusal(&with("['../x']")).contains("gpulet[0].models[0]: must be 1 to 63 of a-z"));
     let many: String = (0..65)
         .map(|i| format!("[[gpulet]]\nname='g{i}'\nmechanism='cpu'\nshare_pct=1\n"))
@@ -403,6 +415,10 @@ fn gpulets_name_models_there_are() {
     parse("").unwrap().check_models(&[]).unwrap();
     let error = parse(&with("['digits', 'none']")).unwrap().check_models(&models).unwrap_err();
     let rule = "gpulet[0].models: must name models there are, \"none\" is none";
+    assert_eq!(error.to_string(), format!("{PATH}: {rule}"));
+    let text = with("['digits']\nguests=['none']");
+    let error = parse(&text).unwrap().check_models(&models).unwrap_err();
+    let rule = "gpulet[0].guests: must name models there are, \"none\" is none";
     assert_eq!(error.to_string(), format!("{PATH}: {rule}"));
 }
 

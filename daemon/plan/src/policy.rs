@@ -16,6 +16,10 @@
 //! the batch has half of the longest time that a request in the queue has left. Half is what a
 //! plan reckons with: a request waits for one batch and runs in the next.
 //!
+//! **Guests.** A model may borrow an idle gpulet of other models, its hosts, where its own would lose
+//! a request: [`borrow`]. A guest's batch takes no longer than what hosts can lend, [`lent_ns`]: a
+//! request of theirs that arrives right after its start still makes its deadline.
+//!
 //! **What the caller does.** It applies a decision to the queue, then asks again until the
 //! answer is [`Decision::Wait`] or [`Decision::Idle`]. For each request that it turns away it
 //! calls [`LatencyProfile::note_refused`], for each completed batch
@@ -160,7 +164,7 @@ pub fn decide<T: Copy>(
     let Some(executors) = executors else {
         return Decision::Wait { until_ns: latest_ns(head_rows).saturating_add(1) };
     };
-    let (count, rows) = largest_batch(queue.demands(), limits, now_ns, profile);
+    let (count, rows) = largest_batch(queue.demands(), limits, now_ns, u64::MAX, profile);
     if (count as usize) < queue.len() && rows < limits.max_batch {
         let given_up = given_up(queue, limits, executors, now_ns, profile, rows);
         if given_up > 0 {
@@ -171,17 +175,18 @@ pub fn decide<T: Copy>(
 }
 
 /// Requests and rows of the longest prefix of `demands` that makes its earliest deadline as one
-/// batch started at `start_ns`.
+/// batch started at `start_ns`, and takes `most_ns` at most.
 fn largest_batch(
     demands: impl Iterator<Item = (u64, u32)>,
     limits: &BatchLimits,
     start_ns: u64,
+    most_ns: u64,
     profile: &LatencyProfile,
 ) -> (u32, u32) {
     let (mut count, mut rows, mut rows_max) = (0, 0_u32, 0);
     for (deadline_ns, more) in demands.take(BATCH_REQUESTS_MAX as usize) {
         if count == 0 {
-            let budget_ns = limits.budget_ns(start_ns, deadline_ns);
+            let budget_ns = limits.budget_ns(start_ns, deadline_ns).min(most_ns);
             rows_max = profile.largest_batch_within(budget_ns, limits.max_batch);
         }
         if more > rows_max - rows {
@@ -215,23 +220,24 @@ fn given_up<T: Copy>(
         .take(BATCH_REQUESTS_MAX as usize)
         .take_while(|&(deadline_ns, _)| limits.budget_ns(now_ns, deadline_ns) < wanted_ns)
         .fold(0, |count, _| count + 1);
-    let count = lost(queue, limits, executors, now_ns, profile, short);
+    let count = lost(queue, limits, executors, (now_ns, now_ns), profile, short);
     let behind = queue.demands().skip(count as usize);
-    let gains = count > 0 && largest_batch(behind, limits, now_ns, profile).1 > rows;
+    let gains = count > 0 && largest_batch(behind, limits, now_ns, u64::MAX, profile).1 > rows;
     if gains { count } else { 0 }
 }
 
 /// How many requests of the queue make it now, but would be lost if `executors` alike closed batch
-/// after batch from its front, evenly staggered; counts no further than `most`.
+/// after batch from its front, evenly staggered, the first at `start_ns`; counts no further than
+/// `most`.
 fn lost<T: Copy>(
     queue: &DeadlineQueue<T>,
     limits: &BatchLimits,
     executors: u32,
-    now_ns: u64,
+    (now_ns, mut start_ns): (u64, u64),
     profile: &LatencyProfile,
     most: u32,
 ) -> u32 {
-    let (mut start_ns, mut rows, mut rows_max, mut lost) = (now_ns, 0_u32, 0, 0);
+    let (mut rows, mut rows_max, mut lost) = (0_u32, 0, 0);
     for (deadline_ns, more) in queue.demands().take(LOOK_AHEAD) {
         if lost == most {
             break;
@@ -252,6 +258,60 @@ fn lost<T: Copy>(
         rows += more;
     }
     lost
+}
+
+/// The longest that a batch of a guest may take on a gpulet for the sake of one model that is at home
+/// there: a request of one row that arrives right after its start, and has the model's whole SLO,
+/// still makes its deadline.
+#[must_use]
+pub fn lent_ns(slo_ns: u64, limits: &BatchLimits, profile: &LatencyProfile) -> u64 {
+    limits.budget_ns(0, slo_ns).saturating_sub(profile.latency_ns(1))
+}
+
+/// The gpulets where a model is at home.
+#[derive(Debug, Clone, Copy)]
+pub struct Home<'a> {
+    /// How many.
+    pub executors: u32,
+    /// When the first of them is free.
+    pub free_ns: u64,
+    /// The model's profile there.
+    pub profile: &'a LatencyProfile,
+}
+
+/// A batch that runs as a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Borrowed {
+    /// Requests to take from the front; 1 to [`BATCH_REQUESTS_MAX`].
+    pub count: u32,
+    /// Their rows together; at most `max_batch`.
+    pub rows: u32,
+    /// Last moment at which it can start and make all its deadlines.
+    pub latest_start_ns: u64,
+}
+
+/// The batch that a model should run at `now_ns` on an idle gpulet of others, where it has this
+/// `profile` and may take `lent_ns` at most, the least [`lent_ns`] of its hosts. `None` when its first
+/// request does not make it there, or no request is lost without: a batch as a guest takes others'
+/// time, and mostly a smaller batch than the next at home would be. Where there is no home left,
+/// whatever waits is lost without.
+#[must_use]
+pub fn borrow<T: Copy>(
+    queue: &DeadlineQueue<T>,
+    limits: &BatchLimits,
+    home: Option<Home<'_>>,
+    now_ns: u64,
+    lent_ns: u64,
+    profile: &LatencyProfile,
+) -> Option<Borrowed> {
+    let (deadline_ns, _) = queue.demands().next()?;
+    let (count, rows) = largest_batch(queue.demands(), limits, now_ns, lent_ns, profile);
+    let needed = home.is_none_or(|home| {
+        let from_ns = (now_ns, home.free_ns.max(now_ns));
+        lost(queue, limits, home.executors, from_ns, home.profile, 1) > 0
+    });
+    let latest_start_ns = latest_start_ns(deadline_ns, rows, limits.guard_ns, profile);
+    (count > 0 && needed).then_some(Borrowed { count, rows, latest_start_ns })
 }
 
 /// Last moment at which a batch of `rows` can start and make `deadline_ns`; 0 when there never

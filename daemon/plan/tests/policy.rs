@@ -1,8 +1,8 @@
 //! The policy: single decisions, and whole runs on a virtual clock.
 
 use gpulet_plan::policy::{
-    Admission, BATCH_REQUESTS_MAX, BatchLimits, Decision, Head, admit, decide, latest_start_ns,
-    pick,
+    Admission, BATCH_REQUESTS_MAX, BatchLimits, Borrowed, Decision, Head, Home, admit, borrow,
+    decide, latest_start_ns, lent_ns, pick,
 };
 use gpulet_plan::profile::{LatencyProfile, ProfilePoint};
 use gpulet_plan::queue::DeadlineQueue;
@@ -152,6 +152,35 @@ fn picks_the_model_that_must_start_first_of_those_that_still_can() {
     assert_eq!(pick(1_396, [head(3, 2_000, &fast), head(4, 2_500, &slow)]), Some(3));
     assert_eq!(pick(1_900, [head(3, 2_000, &fast), head(4, 2_500, &slow)]), None);
     assert_eq!(latest_start_ns(100, 1, 5, &fast), 0);
+}
+
+#[test]
+fn a_gpulet_is_lent_for_as_long_as_its_own_can_wait() {
+    let profile = linear(100, 10);
+    // 110 for one row and 10 of guard.
+    assert_eq!(lent_ns(500, &LIMITS, &profile), 380);
+    assert_eq!(lent_ns(120, &LIMITS, &profile), 0);
+    assert_eq!(lent_ns(5, &LIMITS, &profile), 0);
+}
+
+#[test]
+fn a_guest_borrows_what_would_be_lost_at_home() {
+    let (slow, fast) = (linear(200, 10), linear(100, 10));
+    let home = |free_ns| Some(Home { executors: 1, free_ns, profile: &slow });
+    let ask = |requests: &[(u64, u32)], home, lent_ns| {
+        borrow(&queue(requests), &LIMITS, home, 1_000, lent_ns, &fast)
+    };
+    let two = [(1_400, 1), (1_400, 1)];
+    // At home they take 220, and must start by 1,170.
+    assert_eq!(ask(&two, home(1_170), 500), None);
+    let lent = Borrowed { count: 2, rows: 2, latest_start_ns: 1_270 };
+    assert_eq!(ask(&two, home(1_171), 500), Some(lent));
+    let one = Borrowed { count: 1, rows: 1, latest_start_ns: 1_280 };
+    assert_eq!(ask(&two, home(1_171), 119), Some(one));
+    assert_eq!(ask(&two, home(1_171), 109), None, "no row is done in time for the hosts");
+    assert_eq!(ask(&two, None, 500), Some(lent), "there is no home");
+    assert_eq!(ask(&[], None, 500), None);
+    assert_eq!(ask(&[(1_100, 1)], None, 500), None, "it is too late for it here too");
 }
 
 #[derive(Debug, Clone)]
@@ -366,6 +395,39 @@ proptest! {
                     && count < BATCH_REQUESTS_MAX;
                 prop_assert!(!fits, "left out {} rows after {}", more, rows);
             }
+        }
+    }
+
+    /// What is lent is given back in time for the hosts, and lent only for who is lost without.
+    #[test]
+    fn guests_make_nobody_late(
+        requests in prop::collection::vec((0_u64..3_000, 1_u32..6), 1..100),
+        free_ns in 0_u64..2_000,
+        executors in 1_u32..4,
+        base_ns in 1_u64..500,
+        host_ns in 1_u64..500,
+        slo_ns in 0_u64..3_000,
+    ) {
+        let (queue, guest, home, host) =
+            (queue(&requests), linear(base_ns, 10), linear(100, 20), linear(host_ns, 10));
+        let limits = BatchLimits { max_batch: 16, guard_ns: 10 };
+        let lent_ns = lent_ns(slo_ns, &limits, &host);
+        let at_home = Home { executors, free_ns, profile: &home };
+        if let Some(Borrowed { count, rows, .. }) =
+            borrow(&queue, &limits, Some(at_home), 0, lent_ns, &guest)
+        {
+            let ends_ns = guest.latency_ns(rows);
+            let sum: u32 = queue.demands().take(count as usize).map(|(_, rows)| rows).sum();
+            prop_assert_eq!(rows, sum);
+            prop_assert!(queue.demands().next().is_some_and(|it| ends_ns + 10 <= it.0));
+            let own = admit(0, slo_ns, 1, &limits, &host, &[ends_ns]);
+            prop_assert_eq!(own, Admission::Admit, "the host's own request");
+            let makes = |start_ns: u64, it: &(u64, u32)| {
+                start_ns + home.latency_ns(it.1) + limits.guard_ns <= it.0
+            };
+            let all: Vec<(u64, u32)> = queue.demands().filter(|it| makes(0, it)).collect();
+            let lost = lost(&all, &limits, executors, free_ns, &home);
+            prop_assert!(lost > 0, "home keeps up");
         }
     }
 

@@ -111,7 +111,7 @@ fn examine_config(config: &Config, findings: &mut Findings) {
     for (index, gpulet) in config.gpulets.iter().enumerate() {
         let Mechanism::Replay { profiles_dir, .. } = &gpulet.mechanism else { continue };
         let from_files = models.iter().filter(|model| matches!(model.source, Source::File(_)));
-        let hosted = from_files.filter(|model| gpulet.models.contains(&model.name));
+        let hosted = from_files.filter(|model| gpulet.hosts(&model.name));
         for error in examine_profiles(profiles_dir, hosted) {
             findings.problem(format!("{file}: gpulet[{index}].profiles: {error}"));
         }
@@ -130,7 +130,7 @@ fn examine_config(config: &Config, findings: &mut Findings) {
 /// What is said of models that no gpulet can run.
 fn unhosted<'a>(config: &'a Config, models: &'a [Model]) -> impl Iterator<Item = String> + 'a {
     models.iter().filter_map(|model| {
-        let hosts = || config.gpulets.iter().filter(|it| it.models.contains(&model.name));
+        let hosts = || config.gpulets.iter().filter(|it| it.hosts(&model.name));
         match model.source {
             // The dispatcher answers it itself.
             Source::Builtin(Builtin::Null) => None,

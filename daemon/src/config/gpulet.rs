@@ -22,8 +22,18 @@ pub struct Gpulet {
     /// Bytes of device memory that models may take there; `None`: as much as there is. Only with a
     /// mechanism of a GPU.
     pub memory_bytes: Option<u64>,
-    /// What may run there.
+    /// What is at home there.
     pub models: ModelSet,
+    /// What is loaded there too, and runs there only while none of `models` would and where its own
+    /// gpulets would lose a request; none of it is in `models`.
+    pub guests: Vec<String>,
+}
+
+impl Gpulet {
+    /// Whether the model of this name is loaded there.
+    pub fn hosts(&self, name: &str) -> bool {
+        self.models.contains(name) || self.guests.iter().any(|guest| guest == name)
+    }
 }
 
 /// How a share is held.
@@ -129,6 +139,7 @@ pub(super) fn check(
             share_pct: 100,
             memory_bytes: None,
             models: ModelSet::All,
+            guests: Vec::new(),
         }];
     }
     if raw.len() > GPULETS_MAX {
@@ -154,7 +165,8 @@ pub(super) fn check(
         let Some(mechanism) = mechanism(raw, &at, base, document) else { continue };
         let models = model_set(raw, &at, document);
         let name = name.clone();
-        let gpulet = Gpulet { name, mechanism, share_pct, memory_bytes, models };
+        let guests = guests(raw, &models, &at, document);
+        let gpulet = Gpulet { name, mechanism, share_pct, memory_bytes, models, guests };
         check_naming(&gpulet, &gpulets, raw, &at, document);
         check_cut(&gpulet, &gpulets, raw, &at, document);
         gpulets.push(gpulet);
@@ -319,10 +331,43 @@ fn memory_bytes(raw: &RawGpulet, at: &str, document: &mut Document<'_>) -> Optio
 
 fn model_set(raw: &RawGpulet, at: &str, document: &mut Document<'_>) -> ModelSet {
     let Some(list) = &raw.models else { return ModelSet::All };
-    let field = format!("{at}.models");
+    let absent = "or be absent for all models";
+    ModelSet::Named(names(list, &format!("{at}.models"), absent, document))
+}
+
+fn guests(
+    raw: &RawGpulet,
+    models: &ModelSet,
+    at: &str,
+    document: &mut Document<'_>,
+) -> Vec<String> {
+    let Some(list) = &raw.guests else { return Vec::new() };
+    let field = format!("{at}.guests");
+    if *models == ModelSet::All {
+        let rule = "must be absent without models: then every model is at home there";
+        document.problem(field, Some(list.span()), rule);
+        return Vec::new();
+    }
+    let guests = names(list, &field, "or be absent for none", document);
+    for (index, name) in list.get_ref().iter().enumerate() {
+        if models.contains(name.get_ref()) {
+            let rule = format!("must not be in models, {:?} is", name.get_ref());
+            document.problem(format!("{field}[{index}]"), Some(name.span()), rule);
+        }
+    }
+    guests
+}
+
+/// A list of names of models, each once.
+fn names(
+    list: &Spanned<Vec<Spanned<String>>>,
+    field: &str,
+    absent: &str,
+    document: &mut Document<'_>,
+) -> Vec<String> {
     if list.get_ref().is_empty() || list.get_ref().len() > MODELS_HARD_MAX as usize {
-        let rule = format!("must have 1 to {MODELS_HARD_MAX} names, or be absent for all models");
-        document.problem(&field, Some(list.span()), rule);
+        let rule = format!("must have 1 to {MODELS_HARD_MAX} names, {absent}");
+        document.problem(field, Some(list.span()), rule);
     }
     let mut names: Vec<String> = Vec::new();
     for (index, name) in list.get_ref().iter().enumerate().take(MODELS_HARD_MAX as usize) {
@@ -334,5 +379,5 @@ fn model_set(raw: &RawGpulet, at: &str, document: &mut Document<'_>) -> ModelSet
         }
         names.push(name.get_ref().clone());
     }
-    ModelSet::Named(names)
+    names
 }

@@ -71,5 +71,6 @@ pub(super) struct RawGpulet {
     pub device: Option<Spanned<Value>>,
     pub memory_mib: Option<Spanned<i64>>,
     pub models: Option<Spanned<Vec<Spanned<String>>>>,
+    pub guests: Option<Spanned<Vec<Spanned<String>>>>,
     pub profiles: Option<Spanned<String>>,
 }

@@ -8,12 +8,12 @@ use gpulet_plan::profile::LatencyProfile;
 use super::Dispatcher;
 use crate::executor::ExecutorSet;
 use crate::gpulet::GpuletId;
-use crate::models::Hosted;
+use crate::models::{Hosted, Role};
 use crate::request::{RequestId, Stage, Suspicion};
 use crate::wire::{BatchCommand, BatchRequest, RegionGeometry, ToExecutor};
 
 /// What was decided of a batch.
-struct Closing {
+pub(super) struct Closing {
     /// Requests from the front of the queue.
     count: u32,
     latest_start_ns: u64,
@@ -78,10 +78,11 @@ impl Dispatcher {
     }
 
     /// Gives every gpulet that is free the batch that must start earliest: first those that are idle,
-    /// as they start it at once.
+    /// as they start it at once. Guests get what then still is idle.
     pub(super) fn close_batches(&mut self, now_ns: u64) -> usize {
         let held = self.held();
-        self.close_where(true, held, now_ns) + self.close_where(false, held, now_ns)
+        let work = self.close_where(true, held, now_ns) + self.close_where(false, held, now_ns);
+        work + self.lend(held, now_ns)
     }
 
     fn close_where(&mut self, idle: bool, held: ExecutorSet, now_ns: u64) -> usize {
@@ -112,18 +113,19 @@ impl Dispatcher {
         start_ns: u64,
         now_ns: u64,
     ) -> usize {
-        let mut given_up = 0;
+        let mut work = 0;
         loop {
             match self.next_turn(gpulet, held, start_ns) {
                 Some((model, Next::GiveUp(count))) => {
                     self.expire_front(model, count, now_ns);
-                    given_up += count as usize;
+                    work += count as usize;
                 }
                 Some((model, Next::Close(closing))) => {
+                    work += 1;
                     self.send_batch(gpulet, model, &closing, now_ns);
-                    return given_up + 1;
+                    return work;
                 }
-                None => return given_up,
+                None => return work,
             }
         }
     }
@@ -132,7 +134,7 @@ impl Dispatcher {
     fn next_turn(&self, gpulet: GpuletId, held: ExecutorSet, start_ns: u64) -> Option<(u32, Next)> {
         let heads = self.models.iter().filter_map(|hosted| {
             let (deadline_ns, rows) = hosted.queue.demands().next()?;
-            let profile = hosted.profile(gpulet)?;
+            let profile = hosted.profile(gpulet, Role::Home)?;
             let model = hosted.id as usize;
             let head = Head { model, deadline_ns, rows, limits: &hosted.limits, profile };
             let may = hosted.has_requeue_room()
@@ -141,9 +143,8 @@ impl Dispatcher {
         });
         let model = pick(start_ns, heads)? as u32;
         let hosted = self.models.get(model)?;
-        let profile = hosted.profile(gpulet)?;
-        let serving = hosted.instances.iter().filter(|it| it.open && it.profile().is_some());
-        let executors = Some(serving.count() as u32);
+        let profile = hosted.profile(gpulet, Role::Home)?;
+        let executors = Some(hosted.homes().count() as u32);
         match decide(&hosted.queue, &hosted.limits, executors, start_ns, profile) {
             Decision::Close { count, rows, latest_start_ns } => {
                 let closing = self.closing(hosted, profile, count, rows, latest_start_ns);
@@ -155,7 +156,7 @@ impl Dispatcher {
     }
 
     /// A batch that was decided, less what must not run with others.
-    fn closing(
+    pub(super) fn closing(
         &self,
         hosted: &Hosted,
         profile: &LatencyProfile,
@@ -179,7 +180,7 @@ impl Dispatcher {
         }
     }
 
-    fn send_batch(&mut self, to: GpuletId, model: u32, closing: &Closing, now_ns: u64) {
+    pub(super) fn send_batch(&mut self, to: GpuletId, model: u32, closing: &Closing, now_ns: u64) {
         let Some(hosted) = self.models.get_mut(model) else { return };
         let Some(executor) = self.executors.get_mut(to.executor) else { return };
         let (soonest_ns, latest_ns) = closing.takes_ns;

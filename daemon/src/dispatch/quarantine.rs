@@ -11,7 +11,7 @@ use gpulet_plan::queue::DeadlineQueue;
 use super::Dispatcher;
 use crate::executor::{Executor, ExecutorSet, Executors};
 use crate::gpulet::Gpulet;
-use crate::models::{Hosted, Instance};
+use crate::models::Hosted;
 use crate::request::{RequestId, Suspicion};
 use crate::session::{Session, Sessions};
 
@@ -79,12 +79,10 @@ fn front(queue: &DeadlineQueue<RequestId>, sessions: &Sessions) -> Suspicion {
 /// The executor in which a model's suspect is to run: where it is done soonest.
 fn best_host(hosted: &Hosted, executors: &Executors) -> Option<u32> {
     let rows = hosted.queue.front()?.rows;
-    let takes_batches = |it: &&Instance| {
-        it.open && executors.get(it.gpulet.executor).is_some_and(Executor::takes_batches)
-    };
-    let latency_ns = |it: &Instance| Some((it.profile()?.latency_ns(rows), it.gpulet.executor));
-    let hosts = hosted.instances.iter().filter(takes_batches).filter_map(latency_ns);
-    hosts.min().map(|(_, executor)| executor)
+    let takes_batches = |executor| executors.get(executor).is_some_and(Executor::takes_batches);
+    let hosts = hosted.homes().filter(|(gpulet, _)| takes_batches(gpulet.executor));
+    let latency_ns = hosts.map(|(gpulet, profile)| (profile.latency_ns(rows), gpulet.executor));
+    latency_ns.min().map(|(_, executor)| executor)
 }
 
 fn hold(held: &mut ExecutorSet, executors: &Executors, index: u32, suspicion: Suspicion) {

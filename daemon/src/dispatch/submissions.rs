@@ -7,7 +7,7 @@ use gpulet_plan::policy::{Admission, admit};
 use super::Dispatcher;
 use crate::executor::Executors;
 use crate::gpulet::Gpulet;
-use crate::models::{Hosted, Readiness};
+use crate::models::{Hosted, Readiness, Role};
 use crate::request::{Request, RequestId, Stage, Suspicion, answer_now};
 use crate::session::Session;
 
@@ -177,9 +177,16 @@ fn fits_deadline(
         return Err(Status::QueueFull);
     }
     let mut hopeless = None;
-    for (position, instance) in hosted.instances.iter().enumerate().filter(|(_, it)| it.open) {
+    for (position, instance) in hosted.instances.iter().enumerate() {
         let Some(profile) = instance.profile() else { continue };
-        let busy = executors.gpulet(instance.gpulet).map_or(0, Gpulet::busy_until_ns);
+        let gpulet = executors.gpulet(instance.gpulet);
+        match instance.role {
+            Role::Home => {}
+            // Where it is a guest it runs at once or not at all.
+            Role::Guest if gpulet.is_some_and(Gpulet::is_idle) => {}
+            Role::Guest | Role::Closed => continue,
+        }
+        let busy = gpulet.map_or(0, Gpulet::busy_until_ns);
         match admit(now_ns, deadline_ns, entry.rows, &hosted.limits, profile, &[busy]) {
             Admission::Admit => return Ok(Course::Queue),
             Admission::RejectHopeless { budget_ns } => hopeless = Some((position, budget_ns)),

@@ -153,7 +153,7 @@ impl Server {
                     instance.state = InstanceState::Ready(Box::new(profile));
                 }
                 for gpulet in &executor.gpulets {
-                    if gpulet.config.models.contains(&name) {
+                    if gpulet.config.hosts(&name) {
                         info!(gpulet = gpulet.config.name, model = name, "model ready");
                     }
                 }

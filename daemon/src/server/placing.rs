@@ -6,7 +6,7 @@ use super::Server;
 use crate::clock::now_ns;
 use crate::executor::{Executor, Sharing, State};
 use crate::gpulet::{Gpulet, GpuletId};
-use crate::models::{Hosted, Instance, InstanceState, Models};
+use crate::models::{Hosted, Instance, InstanceState, Models, Role};
 use crate::wire::ToExecutor;
 
 impl Server {
@@ -21,15 +21,22 @@ impl Server {
                 if !placed && !leaves && is_wanted(hosted, host) {
                     let ids =
                         (0..host.gpulets.len() as u32).map(|index| GpuletId { executor, index });
-                    let instance =
-                        |gpulet| Instance { gpulet, open: false, state: InstanceState::Waiting };
+                    let instance = |gpulet| Instance {
+                        gpulet,
+                        role: Role::Closed,
+                        state: InstanceState::Waiting,
+                    };
                     hosted.instances.extend(ids.map(instance));
                 }
-                let opens =
-                    |gpulet: &Gpulet| host.replaces.is_none() && is_wanted_at(hosted, host, gpulet);
-                let open: Vec<bool> = host.gpulets.iter().map(opens).collect();
+                let role = |gpulet: &Gpulet| match is_wanted_at(hosted, host, gpulet) {
+                    true if host.replaces.is_some() => Role::Closed,
+                    true if gpulet.config.models.contains(&hosted.model.name) => Role::Home,
+                    true => Role::Guest,
+                    false => Role::Closed,
+                };
+                let roles: Vec<Role> = host.gpulets.iter().map(role).collect();
                 for instance in hosted.instances_in(executor) {
-                    instance.open = open[instance.gpulet.index as usize];
+                    instance.role = roles[instance.gpulet.index as usize];
                 }
             }
         }
@@ -120,8 +127,7 @@ fn is_wanted(hosted: &Hosted, executor: &Executor) -> bool {
 }
 
 fn is_wanted_at(hosted: &Hosted, executor: &Executor, gpulet: &Gpulet) -> bool {
-    let models = &gpulet.config.models;
-    !hosted.retired && !executor.retired && models.contains(&hosted.model.name)
+    !hosted.retired && !executor.retired && gpulet.config.hosts(&hosted.model.name)
 }
 
 /// The models have nothing in an executor that will not come back.

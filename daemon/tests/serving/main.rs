@@ -7,5 +7,6 @@ mod cancelling;
 mod deadlines;
 mod digits;
 mod gpulets;
+mod guests;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,0 +1,70 @@
+//! Guests borrow idle gpulets for what their own could not do in time.
+
+use gpulet_client::clock::now_ns;
+use gpulet_client::{Session, Status};
+
+use crate::support::MS_NS;
+use crate::support::client::{next, open, status, submit, submit_until};
+use crate::support::daemon::{Daemon, Setup};
+use crate::support::models::{Folder, write_profile};
+
+fn batches(daemon: &Daemon, gpulet: &str) -> u64 {
+    daemon.state().gpulet(gpulet).unwrap()["batches"].as_u64().unwrap()
+}
+
+fn gpulet(name: &str, rest: &str) -> String {
+    format!(
+        "[[gpulet]]\nname = '{name}'\nmechanism = 'replay'\nshare_pct = 50\n\
+         profiles = '{name}'\n{rest}\n"
+    )
+}
+
+/// A daemon whose gpulet `host` has `own`, with an SLO of that many ms, and `guest` as a guest. The
+/// only home of `guest` is busy for 4 s from now on; on the host a batch of it takes `guest_ns`.
+fn borrower(own_slo_ms: f64, guest_ns: u64) -> (Daemon, Session, u32) {
+    let own = Folder { slo_ms: own_slo_ms, ..Folder::of("file = \"model.pt\"", 1) };
+    let setup =
+        Setup::builtin().slow("guest", MS_NS, 1).slow("own", MS_NS, 1).model("own", &own).gpulets(
+            &(gpulet("home", "models = ['guest']")
+                + &gpulet("host", "models = ['own']\nguests = ['guest']")),
+        );
+    write_profile(&setup.path().join("home"), "guest", 4_000 * MS_NS, 1);
+    write_profile(&setup.path().join("host"), "guest", guest_ns, 1);
+    write_profile(&setup.path().join("host"), "own", MS_NS, 1);
+    let daemon = setup.start();
+    let mut session = daemon.session();
+    let guest = open(&mut session, "guest");
+    submit(&mut session, guest, 1, 0);
+    daemon.wait_for("home is busy", |state| {
+        (state.gpulet("home").unwrap()["running"].as_u64() == Some(1)).then_some(())
+    });
+    (daemon, session, guest)
+}
+
+#[test]
+fn a_guest_borrows_what_its_own_gpulet_cannot_do_in_time() {
+    let (daemon, mut session, guest) = borrower(60_000.0, MS_NS);
+    // Home makes this one, so it waits for home.
+    submit(&mut session, guest, 1, 1);
+    daemon.wait_for("it waits", |state| (state.count("guest", "queued") == 1).then_some(()));
+    assert_eq!(batches(&daemon, "host"), 0);
+    submit_until(&mut session, guest, 1, 2, now_ns() + 6_000 * MS_NS);
+    let answer = next(&mut session);
+    assert_eq!((status(&answer), answer.user_data), (Status::Ok, 2));
+    assert_eq!(batches(&daemon, "host"), 1);
+    let own = open(&mut session, "own");
+    submit(&mut session, own, 1, 3);
+    let answer = next(&mut session);
+    assert_eq!((status(&answer), answer.user_data), (Status::Ok, 3));
+    let state = daemon.state();
+    assert_eq!((state.count("guest", "queued"), state.count("guest", "running")), (1, 1));
+}
+
+#[test]
+fn a_guest_is_lent_no_longer_than_the_hosts_own_requests_can_wait() {
+    let (daemon, mut session, guest) = borrower(500.0, 600 * MS_NS);
+    submit_until(&mut session, guest, 1, 1, now_ns() + 6_000 * MS_NS);
+    let answer = next(&mut session);
+    assert_eq!((status(&answer), answer.user_data), (Status::DeadlineExpired, 1));
+    assert_eq!(batches(&daemon, "host"), 0);
+}
