@@ -6,8 +6,8 @@ use gpulet_plan::policy::{self, Decision, Head, decide, pick};
 use gpulet_plan::profile::LatencyProfile;
 
 use super::Dispatcher;
-use crate::executor::ExecutorSet;
-use crate::gpulet::GpuletId;
+use crate::executor::{Executor, ExecutorSet};
+use crate::gpulet::{Gpulet, GpuletId};
 use crate::models::{Hosted, Role};
 use crate::request::{RequestId, Stage, Suspicion};
 use crate::wire::{BatchCommand, BatchRequest, RegionGeometry, ToExecutor};
@@ -16,6 +16,8 @@ use crate::wire::{BatchCommand, BatchRequest, RegionGeometry, ToExecutor};
 pub(super) struct Closing {
     /// Requests from the front of the queue.
     count: u32,
+    /// Their rows.
+    rows: u32,
     latest_start_ns: u64,
     /// What it takes at the least and at the most, once it runs.
     takes_ns: (u64, u64),
@@ -122,12 +124,38 @@ impl Dispatcher {
                 }
                 Some((model, Next::Close(closing))) => {
                     work += 1;
+                    // Whoever is idle too and done with it sooner takes it, unless another model's
+                    // batch must start there first.
+                    if let Some(sooner) = self.sooner(gpulet, model, &closing)
+                        && let Some((first, Next::Close(closing))) =
+                            self.next_turn(sooner, held, now_ns)
+                        && first == model
+                    {
+                        self.send_batch(sooner, model, &closing, now_ns);
+                        continue;
+                    }
                     self.send_batch(gpulet, model, &closing, now_ns);
                     return work;
                 }
                 None => return work,
             }
         }
+    }
+
+    /// The gpulet that is idle as this one is, and has done the batch soonest, if it is not this one.
+    fn sooner(&self, gpulet: GpuletId, model: u32, closing: &Closing) -> Option<GpuletId> {
+        let is_idle = |id: GpuletId| {
+            self.executors.get(id.executor).is_some_and(Executor::takes_batches)
+                && self.executors.gpulet(id).is_some_and(Gpulet::is_idle)
+        };
+        if !is_idle(gpulet) {
+            return None;
+        }
+        let hosted = self.models.get(model)?;
+        let takes_ns = |profile: &LatencyProfile| profile.latency_ns(closing.rows);
+        let here_ns = closing.takes_ns.1;
+        let idle = hosted.homes().filter(|&(id, it)| takes_ns(it) < here_ns && is_idle(id));
+        idle.min_by_key(|(_, profile)| takes_ns(profile)).map(|(id, _)| id)
     }
 
     /// The model whose turn it is on a gpulet from `start_ns` on, and what to do for it.
@@ -174,6 +202,7 @@ impl Dispatcher {
         }
         Closing {
             count: fewer,
+            rows,
             latest_start_ns,
             takes_ns: (profile.soonest_ns(rows), profile.latency_ns(rows)),
             suspicion: self.front_suspicion(hosted),

@@ -1,4 +1,4 @@
-//! Guests borrow idle gpulets for what their own could not do in time.
+//! Idle gpulets: the fastest is used first, and guests may borrow what their own could not do in time.
 
 use gpulet_client::clock::now_ns;
 use gpulet_client::{Session, Status};
@@ -67,4 +67,21 @@ fn a_guest_is_lent_no_longer_than_the_hosts_own_requests_can_wait() {
     let answer = next(&mut session);
     assert_eq!((status(&answer), answer.user_data), (Status::DeadlineExpired, 1));
     assert_eq!(batches(&daemon, "host"), 0);
+}
+
+#[test]
+fn of_idle_gpulets_the_fastest_is_used() {
+    let gpulets = ["a", "b", "c"].map(|name| gpulet(name, "models = ['model']"));
+    let setup = Setup::builtin().slow("model", MS_NS, 1).gpulets(&gpulets.concat());
+    for (name, batch_ns) in [("a", 20_000 * MS_NS), ("b", MS_NS), ("c", 10_000 * MS_NS)] {
+        write_profile(&setup.path().join(name), "model", batch_ns, 1);
+    }
+    let daemon = setup.start();
+    let mut session = daemon.session();
+    let model = open(&mut session, "model");
+    for seed in 0..5 {
+        submit(&mut session, model, 1, seed);
+        assert_eq!(status(&next(&mut session)), Status::Ok);
+    }
+    assert_eq!(["a", "b", "c"].map(|name| batches(&daemon, name)), [0, 5, 0]);
 }
