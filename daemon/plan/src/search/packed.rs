@@ -35,6 +35,9 @@ use crate::problem::Problem;
 /// Part of a rate that is planned for on top, against what rounding a duty cycle takes.
 const MARGIN: f64 = 5e-6;
 
+/// What sums of parts of devices may be off by.
+const ROUNDING: f64 = 1e-6;
+
 /// Seed of the shaken worths: the same problem has the same plan.
 const SEED: u64 = 0x6770_756c_6574;
 
@@ -142,6 +145,11 @@ fn count(chosen: &[Chosen]) -> u32 {
 fn rounds(tables: &Tables, rates: &[f64], available: &[u32], goal: Goal) -> Option<Vec<Chosen>> {
     let models = rates.len();
     let mut rng = Rng::with_seed(SEED);
+    let taken: f64 = (0..models).map(|model| tables.devices(model, rates[model])).sum();
+    if taken > f64::from(goal.most) + ROUNDING {
+        return None;
+    }
+    let least = goal.least.max((taken - ROUNDING).ceil() as u32);
     let mut best: Option<Vec<Chosen>> = None;
     let mut lateness = vec![0.0; rates.len()];
     for turn in 0..goal.turns {
@@ -166,7 +174,7 @@ fn rounds(tables: &Tables, rates: &[f64], available: &[u32], goal: Goal) -> Opti
                 lateness[model] += (served / rates[model]).min(1.0);
             }
         }
-        let done = count(&found) <= goal.least;
+        let done = count(&found) <= least;
         best = Some(found);
         if done {
             break;

@@ -90,12 +90,14 @@ pub(super) fn fill(
     seeds: usize,
 ) -> Option<Fill> {
     let mut best = [(0.0_f64, usize::MAX); 4];
+    let mut most = 0.0_f64;
     for &model in &left.active {
         let (_, carried) = class.best[model];
         let memory_mb = kind.context_mb + tables.memory_mb[model];
         if carried <= 0.0 || memory_mb > room.memory_mb {
             continue;
         }
+        most = most.max(left.worth[model] * carried);
         let value =
             left.worth[model] * carried.min(left.rate[model]) - room.memory_price * memory_mb;
         if best[0].1 == usize::MAX || value > best[best.len() - 1].0 {
@@ -113,6 +115,9 @@ pub(super) fn fill(
     }
     let mut found = alone;
     for &(_, model) in best[..seeds.min(best.len())].iter().filter(|it| it.1 != usize::MAX) {
+        if filling.net(&found) >= most {
+            break;
+        }
         if let Some(grown) = filling.grow(model)
             && filling.net(&grown) > filling.net(&found) + 1e-12
         {
@@ -144,6 +149,11 @@ impl Filling<'_> {
         fill.value - self.room.memory_price * fill.memory_mb
     }
 
+    /// Worth of what a gpulet serves at most on which `model` runs and nothing worth more.
+    fn most(&self, model: usize) -> f64 {
+        self.left.worth[model] * self.class.best[model].1
+    }
+
     fn single(&self, model: usize) -> Option<Fill> {
         let (batch, carried) = self.class.best[model];
         let mut fill = Fill::EMPTY;
@@ -158,6 +168,7 @@ impl Filling<'_> {
     /// Adds to `seed` whatever gains most, until nothing gains.
     fn grow(&self, seed: usize) -> Option<Fill> {
         let mut fill = self.single(seed)?;
+        let mut most = self.most(seed);
         while fill.len < self.tables.members_max {
             let mut best: Option<Fill> = None;
             for &model in &self.left.companions {
@@ -167,23 +178,33 @@ impl Filling<'_> {
                 }
                 let least = best.map_or(self.net(&fill) + 1e-9, |it| self.net(&it));
                 let charged = self.room.memory_price * memory_mb;
-                if self.left.value(&fill, model) - charged <= least {
+                let most = self.left.value(&fill, model).min(most.max(self.most(model)));
+                if most - charged <= least {
                     continue;
                 }
-                let grown = self.shared(&fill, model, memory_mb, least + charged);
+                let grown = self.shared(&fill, model, memory_mb, (least + charged, most));
                 best = grown.filter(|it| self.net(it) > least).or(best);
             }
             match best {
                 Some(grown) => fill = grown,
                 None => break,
             }
+            if let Some((model, _)) = fill.members().last() {
+                most = most.max(self.most(model));
+            }
         }
         Some(fill)
     }
 
     /// The members of `fill` and `model`, taking turns. All get what is left of them, or all but
-    /// one, which gets the time that remains.
-    fn shared(&self, fill: &Fill, model: usize, memory_mb: f64, least: f64) -> Option<Fill> {
+    /// one, which gets the time that remains. Looks for more than `least`, and no more than `most`.
+    fn shared(
+        &self,
+        fill: &Fill,
+        model: usize,
+        memory_mb: f64,
+        (least, most): (f64, f64),
+    ) -> Option<Fill> {
         let mut shared = *fill;
         shared.members[shared.len] = (model as u32, 0);
         shared.len += 1;
@@ -192,7 +213,6 @@ impl Filling<'_> {
             .members()
             .map(|(model, _)| self.tables.duty_max_ms[model])
             .fold(f64::INFINITY, f64::min);
-        let most = self.left.value(fill, model);
         let mut best: Option<Fill> = None;
         for part in DUTIES {
             let least = best.map_or(least, |it| it.value + 1e-12);
@@ -213,11 +233,13 @@ impl Filling<'_> {
         let mut over: Option<usize> = None;
         for (at, (model, _)) in shared.members().enumerate() {
             let rate = self.left.rate[model];
-            let batch = (rate * duty_ms / 1000.0 - 1e-9).ceil().max(1.0);
+            let rows = rate * duty_ms / 1000.0 - 1e-9;
+            // Rounded up; calls of ceil would take a tenth of the search.
+            let batch = rows as u32 + u32::from(rows > f64::from(rows as u32));
             let mut ms = f64::INFINITY;
-            if batch <= f64::from(self.tables.batch_max) {
-                needs[at].0 = batch as u32;
-                ms = self.tables.latency_ms(self.class, model, batch as u32);
+            if batch <= self.tables.batch_max {
+                needs[at].0 = batch.max(1);
+                ms = self.tables.latency_ms(self.class, model, batch.max(1));
             }
             needs[at].1 = ms;
             if ms.is_finite() {
@@ -242,7 +264,9 @@ impl Filling<'_> {
                 Some(_) => (busy_ms, worth),
                 None => (busy_ms - needs[at].1, worth - own_worth),
             };
-            if others_ms >= duty_ms || others_worth + own_worth <= most {
+            // Of what it carries alone it carries no more than the part of the time that it gets.
+            let part = 1.0 - others_ms / duty_ms;
+            if part <= 0.0 || others_worth + own_worth.min(self.most(model) * part) <= most {
                 continue;
             }
             let batch = self.tables.batch_within(self.class, model, duty_ms - others_ms);

@@ -1,10 +1,14 @@
 //! One round of the search: fills device after device with what is worth most.
 
+use super::ROUNDING;
 use super::fill::{Fill, Left, Room, fill};
 use super::tables::{Kind, Tables};
 
 /// What is left of a rate when it counts as served, requests per second.
 const SERVED: f64 = 1e-9;
+
+/// How much more a slot may be worth than hoped for: what shares it is found step by step.
+const ERRING: f64 = 1.02;
 
 /// Equal devices.
 #[derive(Debug, Clone)]
@@ -30,7 +34,7 @@ pub(super) struct Style {
     pub seeds: usize,
     /// Models tried as companions on shared gpulets.
     pub companions: usize,
-    /// Gives up beyond so many devices.
+    /// Gives up where it would take more devices than so many.
     pub devices_max: u32,
 }
 
@@ -50,21 +54,27 @@ pub(super) fn round(
     let mut available = available.to_vec();
     let mut devices = Vec::new();
     let mut used = 0_u32;
+    // Devices that what is left of each model takes at least.
+    let mut takes: Vec<f64> =
+        (0..rates.len()).map(|model| tables.devices(model, rates[model])).collect();
     while !left.active.is_empty() {
         left.choose_companions(tables, style.companions);
         let mut best: Option<Chosen> = None;
+        // The last device that may be used has to serve all.
+        let last = used + 1 == style.devices_max;
+        let needed = if last { left.all() * (1.0 - ROUNDING) - ROUNDING } else { 0.0 };
         for (index, kind) in tables.kinds.iter().enumerate() {
             if available[index] == 0 {
                 continue;
             }
             for memory_price in [0.0, style.memory_price] {
                 let packing = Packing { tables, kind, seeds: style.seeds, memory_price };
-                let least = best.as_ref().map_or(0.0, |it| it.value);
+                let least = best.as_ref().map_or(needed.max(0.0), |it| it.value);
                 let (found, unbound) = packing.best_layout(&left, least);
                 if let Some((value, slots)) = found {
                     best = Some(Chosen { kind: index, slots, times: 1, value });
                 }
-                if style.memory_price <= 0.0 || unbound {
+                if unbound {
                     break;
                 }
             }
@@ -72,20 +82,29 @@ pub(super) fn round(
         let mut chosen = best?;
         chosen.times = left.repeats(&chosen).min(available[chosen.kind]);
         used = used.saturating_add(chosen.times);
-        if used > style.devices_max {
-            return None;
-        }
         available[chosen.kind] -= chosen.times;
         for _ in 0..chosen.times {
             left.serve(&chosen.slots);
         }
         left.active.retain(|&model| left.rate[model] > SERVED);
+        for (model, _) in chosen.slots.iter().flat_map(|it| it.1.members()) {
+            takes[model] = tables.devices(model, left.rate[model]);
+        }
         devices.push(chosen);
+        let rest: f64 = left.active.iter().map(|&model| takes[model]).sum();
+        if f64::from(used) + rest > f64::from(style.devices_max) + ROUNDING {
+            return None;
+        }
     }
     Some(devices)
 }
 
 impl Left {
+    /// Worth of all that is left.
+    fn all(&self) -> f64 {
+        self.active.iter().map(|&model| self.worth[model] * self.rate[model]).sum()
+    }
+
     /// Takes out what the slots serve; never below nothing.
     fn serve(&mut self, slots: &[(usize, Fill)]) {
         for (_, fill) in slots {
@@ -127,7 +146,9 @@ impl Left {
             self.companions.select_nth_unstable_by(count - 1, by_worth);
             self.companions.truncate(count);
         }
-        self.companions.sort_unstable();
+        // Whoever is tried first spares the others if all of it fits.
+        self.companions
+            .sort_unstable_by(|one, two| worth(*two).total_cmp(&worth(*one)).then(one.cmp(two)));
     }
 }
 
@@ -150,6 +171,16 @@ impl Packing<'_> {
         }
     }
 
+    /// Whether memory takes nothing away: there is enough for all that gpulets could host.
+    fn ample(&self, left: &Left) -> bool {
+        let mut most_mb: Vec<f64> =
+            left.active.iter().map(|&model| self.tables.memory_mb[model]).collect();
+        most_mb.sort_unstable_by(|one, two| two.total_cmp(one));
+        let hosted_mb: f64 = most_mb.iter().take(self.tables.members_max).sum();
+        let slots = self.kind.layouts.iter().map(Vec::len).max().unwrap_or(0);
+        slots as f64 * (self.kind.context_mb + hosted_mb) <= self.kind.memory_mb
+    }
+
     /// The layout worth more than `least`, with its slots filled one after the other; and
     /// whether memory took nothing away from the best.
     fn best_layout(&self, left: &Left, least: f64) -> (Option<Worth>, bool) {
@@ -161,38 +192,55 @@ impl Packing<'_> {
                 hoped.then(|| fill(self.tables, self.kind, class, left, room, self.seeds))?
             })
             .collect();
-        // No slot is worth more after another one was filled than it is first.
-        let hope = |layout: &[usize]| -> f64 {
-            let firsts = layout.iter().filter_map(|&class| firsts[self.kind.hopes[class]]);
-            firsts.map(|first| first.value).sum()
-        };
+        // No slot is worth more after another one was filled than it is first, nor more than what
+        // it could serve at most under its own pressure.
+        let mut hopes = self.kind.most(&left.worth, &left.active);
+        for (class, hope) in hopes.iter_mut().enumerate() {
+            let first = &firsts[self.kind.hopes[class]];
+            *hope = hope.min(first.map_or(0.0, |first| first.value));
+        }
+        let hope = |layout: &[usize]| -> f64 { layout.iter().map(|&class| hopes[class]).sum() };
         let mut order: Vec<(f64, usize)> =
             self.kind.layouts.iter().enumerate().map(|(at, it)| (hope(it), at)).collect();
         order.sort_by(|one, two| two.0.total_cmp(&one.0).then(one.1.cmp(&two.1)));
         let most = order.first().map_or(0.0, |it| it.0);
         let mut best: Option<(Worth, u32)> = None;
         for (hoped, at) in order {
-            // Sharing is found step by step, so that hope may err a little.
-            if hoped * 1.02 <= best.as_ref().map_or(least, |it| it.0.0) {
+            let (value, pct) = best.as_ref().map_or((least, 0), |it| (it.0.0, it.1));
+            if hoped * ERRING <= value {
                 break;
             }
-            let (found, share_pct) = self.filled(&self.kind.layouts[at], left, &firsts);
-            let (value, pct) = best.as_ref().map_or((least, 0), |it| (it.0.0, it.1));
+            let layout = &self.kind.layouts[at];
+            let Some((found, share_pct)) = self.filled(layout, left, &firsts, &hopes, value) else {
+                continue;
+            };
             let better = found.0 > value + 1e-9 || (found.0 > value - 1e-9 && share_pct < pct);
             if better && !found.1.is_empty() {
                 best = Some((found, share_pct));
             }
         }
-        let unbound = best.as_ref().is_some_and(|it| it.0.0 >= most * 0.999_999);
-        (best.map(|it| it.0), unbound)
+        let reached = best.as_ref().is_some_and(|it| it.0.0 >= most * 0.999_999);
+        (best.map(|it| it.0), reached || self.ample(left))
     }
 
-    fn filled(&self, layout: &[usize], left: &Left, firsts: &[Option<Fill>]) -> (Worth, u32) {
+    /// The slots of a layout, filled; `None` where that would not be worth `least`.
+    fn filled(
+        &self,
+        layout: &[usize],
+        left: &Left,
+        firsts: &[Option<Fill>],
+        hopes: &[f64],
+        least: f64,
+    ) -> Option<(Worth, u32)> {
         let mut room = self.room();
         let mut rest: Option<Left> = None;
         let mut slots: Vec<(usize, Fill)> = Vec::new();
         let (mut value, mut share_pct) = (0.0, 0);
-        for &at in layout {
+        for (number, &at) in layout.iter().enumerate() {
+            let hoped: f64 = layout[number..].iter().map(|&class| hopes[class]).sum();
+            if value + hoped * ERRING < least - 1e-9 {
+                return None;
+            }
             let class = &self.kind.classes[at];
             let found = match &rest {
                 None if self.kind.hopes[at] == at => firsts[at],
@@ -211,6 +259,6 @@ impl Packing<'_> {
             rest.serve(&slots[slots.len() - 1..]);
             rest.active.retain(|&model| rest.rate[model] > SERVED);
         }
-        ((value, slots), share_pct)
+        Some(((value, slots), share_pct))
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct Class {
     latency_ms: Vec<f64>,
     /// Per model the batch that carries most alone, and how much, requests per second.
     pub best: Vec<(u32, f64)>,
+    /// What such a gpulet costs, in devices: all of a layout cost 1 at most.
+    cost: f64,
 }
 
 /// A device type, prepared.
@@ -53,6 +55,22 @@ pub(super) struct Tables {
     pub price: Vec<f64>,
 }
 
+impl Class {
+    /// Worth of what such a gpulet serves at most, however much is asked of `models`: one that is
+    /// shared serves no more than the best of those that share it would alone.
+    pub fn most(&self, worth: &[f64], models: impl Iterator<Item = usize>) -> f64 {
+        let carries = models.filter(|&model| self.best[model].1 > 0.0);
+        carries.map(|model| worth[model] * self.best[model].1).fold(0.0, f64::max)
+    }
+}
+
+impl Kind {
+    /// The same of every class.
+    pub fn most(&self, worth: &[f64], models: &[usize]) -> Vec<f64> {
+        self.classes.iter().map(|class| class.most(worth, models.iter().copied())).collect()
+    }
+}
+
 impl Tables {
     /// For the models that are `wanted`; the others cannot be placed with them.
     pub fn new(problem: &Problem, wanted: &[bool]) -> Self {
@@ -61,9 +79,10 @@ impl Tables {
             models.iter().map(|model| (model.slo_ms - ROUNDING_MS) / 2.0).collect();
         let limits = duty_max_ms.iter().zip(wanted);
         let limits: Vec<f64> = limits.map(|(&ms, &it)| if it { ms } else { 0.0 }).collect();
-        let kinds: Vec<Kind> =
+        let mut kinds: Vec<Kind> =
             (0..problem.devices.len()).map(|device| kind(problem, device, &limits)).collect();
-        let price = (0..models.len()).map(|model| price(&kinds, model)).collect();
+        let price: Vec<f64> = (0..models.len()).map(|model| price(&kinds, model)).collect();
+        set_costs(&mut kinds, &price);
         Self {
             kinds,
             batch_max: problem.settings.batch_max,
@@ -79,12 +98,50 @@ impl Tables {
         class.latency_ms[model * self.batch_max as usize + batch as usize - 1]
     }
 
+    /// Devices that so many requests per second of a model take at least, however they are spread.
+    pub fn devices(&self, model: usize, rate: f64) -> f64 {
+        let classes = self.kinds.iter().flat_map(|kind| &kind.classes);
+        let costs = classes.map(|class| class.cost * self.busy(class, model, rate));
+        costs.fold(f64::INFINITY, f64::min)
+    }
+
+    /// Part of a gpulet's time that so many requests per second take at least: batches of more
+    /// rows take less time for each, but they must come together within a duty cycle.
+    fn busy(&self, class: &Class, model: usize, rate: f64) -> f64 {
+        let (batch, carried) = class.best[model];
+        let duty_s = self.duty_max_ms[model] / 1000.0;
+        let rows = rate * duty_s;
+        if carried <= 0.0 {
+            return f64::INFINITY;
+        }
+        if rows >= f64::from(batch) {
+            return rate / carried;
+        }
+        let seconds = |batch: u32| self.latency_ms(class, model, batch) / 1000.0;
+        let filled = (1..=rows as u32).map(|batch| rate * seconds(batch) / f64::from(batch));
+        filled.fold(seconds(rows as u32 + 1) / duty_s, f64::min)
+    }
+
     /// Largest batch of a model that takes at most `within_ms`; 0 for none.
     pub fn batch_within(&self, class: &Class, model: usize, within_ms: f64) -> u32 {
         let batches = self.batch_max as usize;
         let latencies = &class.latency_ms[model * batches..(model + 1) * batches];
         latencies.partition_point(|&ms| ms <= within_ms) as u32
     }
+}
+
+/// A gpulet costs what the best that it could serve is worth, of a device that is worth most.
+fn set_costs(kinds: &mut [Kind], price: &[f64]) {
+    let all: Vec<usize> = (0..price.len()).collect();
+    let mut dearest = 0.0_f64;
+    for kind in kinds.iter_mut() {
+        let most = kind.most(price, &all);
+        for layout in &kind.layouts {
+            dearest = dearest.max(layout.iter().map(|&class| most[class]).sum());
+        }
+        kind.classes.iter_mut().zip(most).for_each(|(class, most)| class.cost = most);
+    }
+    kinds.iter_mut().flat_map(|kind| &mut kind.classes).for_each(|class| class.cost /= dearest);
 }
 
 fn price(kinds: &[Kind], model: usize) -> f64 {
@@ -183,7 +240,7 @@ fn class(
         best.push(most);
     }
     let share_pct = problem.devices[device].shares_pct[share];
-    Class { share, share_pct, pressure, latency_ms, best }
+    Class { share, share_pct, pressure, latency_ms, best, cost: 0.0 }
 }
 
 /// Ways to divide a device into shares that leave no room for another one, as indices of the
