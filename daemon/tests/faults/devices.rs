@@ -120,8 +120,8 @@ fn only_the_request_that_faults_is_lost_among_many() {
 #[test]
 fn an_exit_that_says_fault_is_one() {
     let setup = Setup::builtin().slow("slow", 300 * MS_NS, 1).executor(
-        "exec 3<&0\n\"$EXECUTOR\" <&3 3<&- & child=$!\nexec 0</dev/null 3<&-\n\
-         trap 'kill -9 $child; exit 70' USR1\nwait",
+        "exec 3<&0\n\"$EXECUTOR\" <&3 3<&- &\nexec 0</dev/null 3<&-\n\
+         trap 'exit 70' USR1\nwait",
     );
     copy_profiles(&setup, &["one", "two"]);
     let gpulets = [gpulet("a", 0, "one", "'echo'"), gpulet("b", 0, "two", "'slow'")];
