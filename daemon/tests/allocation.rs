@@ -21,7 +21,7 @@ use gpulet_daemon::limits::Limits;
 use gpulet_daemon::model;
 use gpulet_daemon::models::{Instance, InstanceState, Role};
 use gpulet_daemon::wire::{Backend, FromExecutor, GpuletStart, Start, ToExecutor};
-use gpulet_plan::profile::LatencyProfile;
+use gpulet_plan::profile::{LatencyProfile, ProfilePoint};
 use mio::{Poll, Token};
 
 use support::client::{collect, finish_echo, open, submit};
@@ -245,6 +245,28 @@ fn batches_sent_ahead_to_several_gpulets_allocate_nothing() {
     assert!(answered > 101 * SLOTS / 2, "{answered}");
     let executor = bed.dispatcher.executors.get(0).unwrap();
     assert!(executor.gpulets.iter().all(|gpulet| gpulet.batch_count > 50));
+}
+
+#[test]
+fn batches_of_guests_allocate_nothing() {
+    let mut bed = Bed::new(2);
+    let echo = bed.echo;
+    // Home takes 10 s for a batch, it is thought, so that most requests would be lost there.
+    let point = |rows| ProfilePoint { rows, p50_ns: 10 * SECOND_NS, p99_ns: 10 * SECOND_NS };
+    let slow = LatencyProfile::new("echo", &[point(1), point(8)]).unwrap();
+    let hosted = bed.dispatcher.models.get_mut(echo).unwrap();
+    hosted.instances[0].state = InstanceState::Ready(Box::new(slow));
+    hosted.instances[1].role = Role::Guest;
+    let round = |bed: &mut Bed| {
+        bed.send((0..QUEUE_MAX).map(|slot| RawSession::infer(echo, slot, 5)));
+        bed.answers(QUEUE_MAX);
+    };
+    round(&mut bed);
+    let counted = allocation_counter::measure(|| (0..50).for_each(|_| round(&mut bed)));
+    assert_eq!(counted.count_total, 0);
+    let executor = bed.dispatcher.executors.get(0).unwrap();
+    let batches: Vec<u64> = executor.gpulets.iter().map(|gpulet| gpulet.batch_count).collect();
+    assert!(batches.iter().all(|&count| count > 20), "{batches:?}");
 }
 
 /// Requests that expire behind an executor that is stopped, and one that is cancelled there.

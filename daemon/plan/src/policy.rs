@@ -6,7 +6,9 @@
 //!
 //! **The policy.** Earliest deadline first, and work-conserving: whenever an executor is free
 //! the front of the queue is closed into a batch, as long as that batch makes the earliest
-//! deadline in it. Nobody waits for a fuller batch; batches grow while executors are busy.
+//! deadline in it. Nobody waits for a fuller batch: batches grow while executors are busy, which they
+//! are where capacity is short. Waiting until the latest start, or letting another model's fuller
+//! batch go first while one can wait, sustained no more in simulation.
 //! A request is expired as soon as it cannot make its deadline even alone, so that an executor
 //! never runs what nobody can use any more.
 //!
