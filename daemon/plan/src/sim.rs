@@ -61,6 +61,17 @@ pub struct Renewal {
     pub change_s: f64,
 }
 
+/// Which models may borrow a gpulet where they are not at home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guests {
+    /// None: every model runs where the plan has it.
+    None,
+    /// Those at home elsewhere on the same device, which has them loaded.
+    OfDevice,
+    /// Those, and as many others as the device's memory has room for, in order of their names.
+    All,
+}
+
 /// How to simulate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
@@ -74,13 +85,23 @@ pub struct Settings {
     pub guard_ms: f64,
     /// Requests that wait for one model at most.
     pub queue_max: u32,
+    /// Who may borrow idle gpulets.
+    pub guests: Guests,
     /// Renewing plans; `None` keeps the first.
     pub renewal: Option<Renewal>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { seed: 1, seconds: 60.0, noise: 0.01, guard_ms: 0.1, queue_max: 4096, renewal: None }
+        Self {
+            seed: 1,
+            seconds: 60.0,
+            noise: 0.01,
+            guard_ms: 0.1,
+            queue_max: 4096,
+            guests: Guests::None,
+            renewal: None,
+        }
     }
 }
 

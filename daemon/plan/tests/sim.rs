@@ -7,7 +7,9 @@ use gpulet_plan::demand::HeadRoom;
 use gpulet_plan::problem::Problem;
 use gpulet_plan::search::Policy;
 use gpulet_plan::search::packed::step;
-use gpulet_plan::sim::{Arrivals, Outcome, Renewal, Settings, Source, Stage, Tally, simulate};
+use gpulet_plan::sim::{
+    Arrivals, Guests, Outcome, Renewal, Settings, Source, Stage, Tally, simulate,
+};
 use proptest::prelude::*;
 
 use support::problem;
@@ -55,6 +57,22 @@ fn overload_is_refused_and_what_is_admitted_is_in_time() {
     assert!(balanced(tally), "{tally:?}");
     assert!(outcome.goodput() > 100.0 && tally.expired + tally.refused > 50_000, "{tally:?}");
     assert!(tally.late * 20 < tally.in_time, "{tally:?}");
+}
+
+#[test]
+fn guests_carry_bursts_that_their_own_gpulets_cannot() {
+    let problem = problem(&[(3, 100.0), (2, 100.0), (1, 100.0)], 20, true);
+    let plan = Policy::Packed.plan(&problem).unwrap();
+    let sources = plain(&problem, &|rate| Arrivals::Gamma { rate, cv: 4.0 });
+    let part = |guests| {
+        let settings = Settings { guests, ..seconds(60.0) };
+        let outcome = simulate(&problem, &plan, &sources, &settings, None);
+        assert!(outcome.models.iter().all(balanced), "{:?}", outcome.models);
+        outcome.attainment()
+    };
+    let (none, all) = (part(Guests::None), part(Guests::All));
+    assert!(part(Guests::OfDevice) >= none && all > none, "{none} {all}");
+    assert!(1.0 - all < 0.5 * (1.0 - none), "{none} {all}");
 }
 
 #[test]
@@ -112,10 +130,11 @@ proptest! {
         load in 0.2..4.0_f64,
         cv in 0.3..4.0_f64,
         seed: u64,
+        guests in prop::sample::select(vec![Guests::None, Guests::OfDevice, Guests::All]),
     ) {
         let problem = problem(&asked, 60, true);
         let sources = plain(&problem, &|rate| Arrivals::Gamma { rate: rate * load, cv });
-        let settings = Settings { seed, ..seconds(5.0) };
+        let settings = Settings { seed, guests, ..seconds(5.0) };
         let outcome = run(&problem, &sources, &settings);
         prop_assert!(outcome.models.iter().all(balanced), "{:?}", outcome.models);
         prop_assert_eq!(&run(&problem, &sources, &settings), &outcome);

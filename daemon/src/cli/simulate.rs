@@ -8,7 +8,7 @@ use gpulet_plan::demand::HeadRoom;
 use gpulet_plan::plan::Plan;
 use gpulet_plan::problem::Problem;
 use gpulet_plan::search::{Policy, packed::step};
-use gpulet_plan::sim::{Arrivals, Outcome, Renewal, Settings, Source, simulate};
+use gpulet_plan::sim::{Arrivals, Guests, Outcome, Renewal, Settings, Source, simulate};
 
 use super::published::{Files, read};
 use super::schedule::policy;
@@ -33,6 +33,17 @@ pub(super) enum Pattern {
     Trace,
 }
 
+/// Which models may borrow gpulets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Borrowers {
+    /// None
+    None,
+    /// Those that the plan has on another gpulet of the same device
+    OfDevice,
+    /// Those, and all others that the device's memory has room for
+    All,
+}
+
 /// The load of a simulation.
 #[derive(Debug, Clone, Args)]
 pub struct Load {
@@ -54,6 +65,9 @@ pub struct Load {
     /// Spread of execution times, standard deviation of their logarithm
     #[arg(long, default_value_t = 0.01)]
     noise: f64,
+    /// Which models may borrow idle gpulets where the plan does not have them
+    #[arg(long, value_enum, default_value = "none")]
+    guests: Borrowers,
     #[arg(skip)]
     rates: Vec<f64>,
 }
@@ -71,7 +85,12 @@ impl Load {
             return Err(CtlError::Usage(rule.into()));
         }
         let (seed, seconds, noise) = (self.seed, self.seconds, self.noise);
-        Ok(Settings { seed, seconds, noise, ..settings })
+        let guests = match self.guests {
+            Borrowers::None => Guests::None,
+            Borrowers::OfDevice => Guests::OfDevice,
+            Borrowers::All => Guests::All,
+        };
+        Ok(Settings { seed, seconds, noise, guests, ..settings })
     }
 
     /// How requests arrive, for people.

@@ -1,5 +1,7 @@
 //! The event loop.
 
+mod lending;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -49,8 +51,9 @@ pub(super) struct Engine<'a> {
     limits: BatchLimits,
     queues: Vec<DeadlineQueue<Ride>>,
     executors: Vec<Executor>,
-    /// Executors by model, and by device.
+    /// Executors by the models at home there, by the models that may borrow them, and by device.
     hosts: Vec<Vec<usize>>,
+    lenders: Vec<Vec<usize>>,
     neighbours: Vec<Vec<usize>>,
     on_board: Vec<Vec<Ride>>,
     streams: Vec<Stream>,
@@ -87,8 +90,9 @@ impl<'a> Engine<'a> {
                 guard_ns: (settings.guard_ms * 1e6) as u64,
             },
             queues: (0..models).map(|_| DeadlineQueue::new(settings.queue_max)).collect(),
-            executors: executors(problem, plan, settings.noise, 0),
+            executors: executors(problem, plan, settings, 0),
             hosts: Vec::new(),
+            lenders: Vec::new(),
             neighbours: Vec::new(),
             on_board: Vec::new(),
             streams: Vec::new(),
@@ -163,6 +167,7 @@ impl<'a> Engine<'a> {
 
     fn index(&mut self) {
         self.hosts = vec![Vec::new(); self.problem.models.len()];
+        self.lenders = self.hosts.clone();
         let devices = self.executors.iter().map(|it| it.device as usize + 1).max().unwrap_or(0);
         self.neighbours = vec![Vec::new(); devices];
         for (at, executor) in self.executors.iter().enumerate() {
@@ -171,6 +176,9 @@ impl<'a> Engine<'a> {
             }
             for (model, _) in executor.hosted.iter().filter(|_| !executor.retired) {
                 self.hosts[*model].push(at);
+            }
+            for (model, _) in executor.guests.iter().filter(|_| !executor.retired) {
+                self.lenders[*model].push(at);
             }
         }
         self.on_board.resize(self.executors.len(), Vec::new());
@@ -234,7 +242,7 @@ impl<'a> Engine<'a> {
             executor.profile(model).is_some_and(|profile| {
                 admit(now_ns, deadline_ns, 1, &self.limits, profile, &busy) == Admission::Admit
             })
-        });
+        }) || self.may_be_lent(model, deadline_ns, now_ns);
         let ride = Ride { journey, stage: stage as u32, queued_ns: now_ns };
         if !admitted {
             self.outcome.models[model].refused += 1;
@@ -269,6 +277,7 @@ impl<'a> Engine<'a> {
                     self.executors[executor].hosted.iter().map(|it| it.0).collect();
                 hosted.iter().for_each(|&model| self.expire(model, now_ns));
                 self.close(executor, now_ns);
+                self.lend(executor, now_ns);
             }
             Event::Arrival { source } if self.sources[source].stages.len() == 1 => {
                 let model = self.sources[source].stages[0].model;
@@ -289,6 +298,9 @@ impl<'a> Engine<'a> {
             if self.executors[executor].is_free(now_ns) {
                 self.close(executor, now_ns);
             }
+        }
+        for lender in 0..self.lenders[model].len() {
+            self.lend(self.lenders[model][lender], now_ns);
         }
     }
 
@@ -339,9 +351,21 @@ impl<'a> Engine<'a> {
         if !self.executors[at].is_free(now_ns) {
             return;
         }
-        let (model, count, rows) = loop {
+        loop {
             match self.next(at, now_ns) {
-                Some((model, Decision::Close { count, rows, .. })) => break (model, count, rows),
+                Some((model, Decision::Close { count, rows, .. })) => {
+                    // Whoever is idle too and done with it sooner takes it, unless another model's
+                    // batch must start there first.
+                    if let Some(sooner) = self.sooner(at, model, rows, now_ns)
+                        && let Some((first, Decision::Close { count, rows, .. })) =
+                            self.next(sooner, now_ns)
+                        && first == model
+                    {
+                        self.send(sooner, model, (count, rows), now_ns);
+                        continue;
+                    }
+                    return self.send(at, model, (count, rows), now_ns);
+                }
                 Some((model, Decision::Expire { count })) => {
                     for _ in 0..count {
                         let Some(entry) = self.queues[model].pop_front() else { break };
@@ -350,9 +374,24 @@ impl<'a> Engine<'a> {
                 }
                 _ => return,
             }
-        };
+        }
+    }
+
+    /// The executor that is idle as this one is, and has done the batch soonest, if it is not this one.
+    fn sooner(&self, at: usize, model: usize, rows: u32, now_ns: u64) -> Option<usize> {
+        let takes_ns = |at: usize| Some(self.executors[at].profile(model)?.latency_ns(rows));
+        let here_ns = takes_ns(at)?;
+        let idle = self.hosts[model].iter().filter(|&&it| self.executors[it].is_free(now_ns));
+        let idle = idle.filter_map(|&it| Some((takes_ns(it)?, it)));
+        idle.filter(|it| it.0 < here_ns).min().map(|it| it.1)
+    }
+
+    /// Has an idle executor run the first requests of a queue, so many with so many rows.
+    fn send(&mut self, at: usize, model: usize, (count, rows): (u32, u32), now_ns: u64) {
         let executor = &self.executors[at];
-        let Some(profile) = executor.profile(model) else { return };
+        let Some(profile) = executor.profile(model).or_else(|| executor.guest(model)) else {
+            return;
+        };
         let expected_ns = now_ns + profile.latency_ns(rows);
         let share_pct = self.problem.devices[executor.kind].shares_pct[executor.share];
         let running = Running { model, batch: rows, share_pct };
@@ -483,7 +522,7 @@ impl<'a> Engine<'a> {
 
     /// Executors that are in the next plan too go on; the others finish what they run.
     fn replace(&mut self, next: Plan, ready_ns: u64) {
-        let new = executors(self.problem, &next, self.settings.noise, ready_ns);
+        let new = executors(self.problem, &next, self.settings, ready_ns);
         let mut kept = vec![false; self.executors.len()];
         let same = |one: &Executor, two: &Executor| {
             let models = |it: &Executor| it.hosted.iter().map(|it| it.0).collect::<Vec<_>>();
@@ -497,6 +536,7 @@ impl<'a> Engine<'a> {
                 Some(at) => {
                     kept[at] = true;
                     self.executors[at].hosted = executor.hosted;
+                    self.executors[at].guests = executor.guests;
                 }
                 None => self.executors.push(executor),
             }

@@ -1,8 +1,11 @@
 //! Executors: one for each gpulet of a plan.
 
+use std::collections::BTreeSet;
+
 use fastrand::Rng;
 
 use super::arrivals::normal;
+use super::{Guests, Settings};
 use crate::interference::Running;
 use crate::plan::{Plan, PlannedGpulet};
 use crate::problem::Problem;
@@ -22,6 +25,10 @@ pub(super) struct Executor {
     pub share: usize,
     /// Models, and what the dispatcher knows of their latencies here.
     pub hosted: Vec<(usize, LatencyProfile)>,
+    /// The same of models that may borrow it.
+    pub guests: Vec<(usize, LatencyProfile)>,
+    /// The factor that the planned neighbours put on latencies here.
+    factor: f64,
     /// What it runs, and until when as predicted.
     pub running: Option<Running>,
     pub busy_until_ns: u64,
@@ -55,6 +62,8 @@ impl Executor {
             kind,
             share,
             hosted,
+            guests: Vec::new(),
+            factor: gpulet.instances.iter().map(|it| it.interference).fold(1.0, f64::max),
             running: None,
             busy_until_ns: 0,
             ready_ns,
@@ -65,6 +74,11 @@ impl Executor {
 
     pub fn profile(&self, model: usize) -> Option<&LatencyProfile> {
         self.hosted.iter().find(|it| it.0 == model).map(|it| &it.1)
+    }
+
+    /// The same for a model that may borrow it.
+    pub fn guest(&self, model: usize) -> Option<&LatencyProfile> {
+        self.guests.iter().find(|it| it.0 == model).map(|it| &it.1)
     }
 
     pub fn is_free(&self, now_ns: u64) -> bool {
@@ -99,17 +113,49 @@ fn profile(
 pub(super) fn executors(
     problem: &Problem,
     plan: &Plan,
-    noise: f64,
+    settings: &Settings,
     ready_ns: u64,
 ) -> Vec<Executor> {
+    let noise = settings.noise;
     let gpulets = plan.devices.iter().flat_map(|device| {
         device.gpulets.iter().map(move |gpulet| (device.device, device.kind.as_str(), gpulet))
     });
-    gpulets
+    let mut executors: Vec<Executor> = gpulets
         .filter_map(|(device, kind, gpulet)| {
             Executor::new(problem, device, kind, gpulet, noise, ready_ns)
         })
-        .collect()
+        .collect();
+    for at in 0..executors.len() {
+        let mut guests = guests(problem, &executors, at, settings.guests);
+        let Executor { kind, share, factor, .. } = executors[at];
+        guests.retain(|&model| executors[at].profile(model).is_none());
+        let measured = |model| Some((model, profile(problem, kind, share, model, factor, noise)?));
+        executors[at].guests = guests.into_iter().filter_map(measured).collect();
+    }
+    executors
+}
+
+/// Models that are loaded on an executor's device for others to borrow.
+fn guests(problem: &Problem, executors: &[Executor], at: usize, guests: Guests) -> Vec<usize> {
+    if guests == Guests::None {
+        return Vec::new();
+    }
+    let Executor { device, kind, .. } = executors[at];
+    let kind = &problem.devices[kind];
+    let memory_mb = |model: usize| problem.models[model].costs.memory_mb;
+    let here = executors.iter().filter(|it| it.device == device);
+    let instances = here.clone().flat_map(|it| it.hosted.iter().map(|it| it.0));
+    let contexts_mb = kind.context_mb * here.count() as u64;
+    let used_mb = contexts_mb + instances.clone().map(memory_mb).sum::<u64>();
+    let mut free_mb = kind.memory_mb.saturating_sub(used_mb);
+    let mut loaded: BTreeSet<usize> = instances.collect();
+    for model in 0..problem.models.len() {
+        let fits = memory_mb(model) <= free_mb;
+        if guests == Guests::All && fits && loaded.insert(model) {
+            free_mb -= memory_mb(model);
+        }
+    }
+    loaded.into_iter().collect()
 }
 
 /// Nanoseconds that a batch takes on `executors[at]` beside what its neighbours run right now.
