@@ -292,11 +292,22 @@ pub struct Borrowed {
     pub latest_start_ns: u64,
 }
 
+/// Whether a request that waits at `now_ns` would be lost at home. Where there is no home left, all are.
+#[must_use]
+pub fn is_short<T: Copy>(
+    queue: &DeadlineQueue<T>,
+    limits: &BatchLimits,
+    home: Option<Home<'_>>,
+    now_ns: u64,
+) -> bool {
+    let Some(Home { executors, free_ns, profile }) = home else { return !queue.is_empty() };
+    lost(queue, limits, executors, (now_ns, free_ns.max(now_ns)), profile, 1) > 0
+}
+
 /// The batch that a model should run at `now_ns` on an idle gpulet of others, where it has this
 /// `profile` and may take `lent_ns` at most, the least [`lent_ns`] of its hosts. `None` when its first
-/// request does not make it there, or no request is lost without: a batch as a guest takes others'
-/// time, and mostly a smaller batch than the next at home would be. Where there is no home left,
-/// whatever waits is lost without.
+/// request does not make it there, or home [`is_short`] of nothing: a batch as a guest takes others'
+/// time, and mostly is smaller than the next at home would be.
 #[must_use]
 pub fn borrow<T: Copy>(
     queue: &DeadlineQueue<T>,
@@ -308,12 +319,9 @@ pub fn borrow<T: Copy>(
 ) -> Option<Borrowed> {
     let (deadline_ns, _) = queue.demands().next()?;
     let (count, rows) = largest_batch(queue.demands(), limits, now_ns, lent_ns, profile);
-    let needed = home.is_none_or(|home| {
-        let from_ns = (now_ns, home.free_ns.max(now_ns));
-        lost(queue, limits, home.executors, from_ns, home.profile, 1) > 0
-    });
     let latest_start_ns = latest_start_ns(deadline_ns, rows, limits.guard_ns, profile);
-    (count > 0 && needed).then_some(Borrowed { count, rows, latest_start_ns })
+    let borrows = count > 0 && is_short(queue, limits, home, now_ns);
+    borrows.then_some(Borrowed { count, rows, latest_start_ns })
 }
 
 /// Last moment at which a batch of `rows` can start and make `deadline_ns`; 0 when there never

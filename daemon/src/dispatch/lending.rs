@@ -3,7 +3,7 @@
 //! A gpulet's own models always go first: it is lent only when none of them has a batch for it, and
 //! for no longer than they can wait.
 
-use gpulet_plan::policy::{Borrowed, Home, borrow, lent_ns};
+use gpulet_plan::policy::{Borrowed, Home, borrow, is_short, lent_ns};
 
 use super::Dispatcher;
 use super::batches::Closing;
@@ -15,7 +15,11 @@ use crate::request::Suspicion;
 impl Dispatcher {
     /// Lets models run batches as guests whose own gpulets would lose requests. Returns how many.
     pub(super) fn lend(&mut self, held: ExecutorSet, now_ns: u64) -> usize {
-        if !self.models.iter().any(|hosted| !hosted.queue.is_empty() && hosted.is_guest()) {
+        let short = |hosted: &Hosted| {
+            let waits = !hosted.queue.is_empty() && hosted.is_guest();
+            waits && is_short(&hosted.queue, &hosted.limits, self.home(hosted), now_ns)
+        };
+        if !self.models.iter().any(short) {
             return 0;
         }
         let mut lent = 0;
