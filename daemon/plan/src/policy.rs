@@ -292,7 +292,7 @@ pub struct Borrowed {
     pub latest_start_ns: u64,
 }
 
-/// Whether a request that waits at `now_ns` would be lost at home. Where there is no home left, all are.
+/// Whether a request that waits at `now_ns` would be lost at home. Without a home left, all are.
 #[must_use]
 pub fn is_short<T: Copy>(
     queue: &DeadlineQueue<T>,
