@@ -69,7 +69,7 @@ impl Policy {
         let filled: Vec<Filled> = match self {
             Policy::Packed => packed::search(problem, bound)?,
             Policy::Exhaustive => packed::exhaustive(problem, bound)?,
-            _ => elastic::search(problem, bound, self)?,
+            _ => elastic::search(problem, bound, self, problem.device_count())?,
         };
         Ok(Plan::assemble(problem, self.name(), &filled, bound))
     }

@@ -8,6 +8,7 @@ use gpulet_plan::demand::Demand;
 use gpulet_plan::plan::Plan;
 use gpulet_plan::problem::merge_demands;
 use gpulet_plan::published::{EMPTY, place, placements};
+use gpulet_plan::search::packed::step;
 use gpulet_plan::search::{Infeasible, Policy};
 use proptest::prelude::*;
 
@@ -177,5 +178,42 @@ proptest! {
         if packed <= 4 {
             prop_assert_eq!(Policy::Exhaustive.plan(&problem).unwrap().devices.len(), packed);
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_network_is_not_overrun(asked in mixes(), megabits in 20.0..2000.0_f64) {
+        let limited = |factor: f64| {
+            let mut problem = problem(&asked, 400, true);
+            problem.devices[0].network_bits = Some(megabits * 1e6);
+            for model in &mut problem.models {
+                model.costs.request_bytes = 40_000;
+                model.planned_rate *= factor;
+            }
+            problem
+        };
+        let Ok(mut running) = Policy::Packed.plan(&limited(1.0)) else { return Ok(()) };
+        prop_assert_eq!(check(&limited(1.0), &running), []);
+        for factor in [1.3, 0.7] {
+            let Ok(next) = step(&limited(factor), &running) else { continue };
+            prop_assert_eq!(check(&limited(factor), &next), []);
+            running = next;
+        }
+    }
+}
+
+#[test]
+fn as_many_devices_as_a_plan_takes_are_enough() {
+    let mut rng = fastrand::Rng::with_seed(3);
+    for models in [3, 12, 40, 90] {
+        let asked: Vec<(usize, f64)> =
+            (0..models).map(|_| (rng.usize(0..SHAPES.len()), 2.0 + 90.0 * rng.f64())).collect();
+        let count = Policy::Packed.plan(&problem(&asked, 4000, true)).unwrap().devices.len();
+        let tight = Policy::Packed.plan(&problem(&asked, count as u32, true)).unwrap();
+        assert_eq!(tight.devices.len(), count, "{models} models");
+        assert_eq!(check(&problem(&asked, count as u32, true), &tight), []);
     }
 }

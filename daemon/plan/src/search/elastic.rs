@@ -43,15 +43,20 @@ impl Rules {
     }
 }
 
-/// Devices that serve the problem by the rules of `policy`, as few as it gets by with.
+/// At most `most` devices that serve the problem by the rules of `policy`, as few as it gets by
+/// with.
 ///
 /// # Errors
 /// What is in the way.
-pub fn search(problem: &Problem, bound: f64, policy: Policy) -> Result<Vec<Filled>, Infeasible> {
+pub fn search(
+    problem: &Problem,
+    bound: f64,
+    policy: Policy,
+    most: u32,
+) -> Result<Vec<Filled>, Infeasible> {
     Infeasible::look(problem, bound)?;
     let rules = Rules::of(policy);
     let estimator = Estimator::new(problem, rules);
-    let most = problem.device_count();
     let mut count = ((bound - 1e-9).ceil() as u32).clamp(1, most.max(1));
     loop {
         if let Some(filled) = attempt(problem, &estimator, rules, count) {

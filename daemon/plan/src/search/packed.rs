@@ -28,7 +28,7 @@ use self::exhaustive::Cover;
 use self::ledger::Ledger;
 use self::round::{Chosen, Style, round};
 use self::tables::Tables;
-use super::Infeasible;
+use super::{Infeasible, Policy, elastic};
 use crate::plan::{Filled, Slot};
 use crate::problem::Problem;
 
@@ -53,6 +53,9 @@ const FEW_COMBINATIONS: usize = 1 << 21;
 /// Devices among which head-room is looked for: with more, one more or less changes little.
 const ROOMY_DEVICES_MAX: usize = 16;
 
+/// Devices among which the published rules are tried as well.
+const PUBLISHED_DEVICES_MAX: u32 = 16;
+
 /// Rounds for each head-room that is tried, and how close to the highest it comes.
 const ROOMY_TURNS: usize = 12;
 const ROOMY_STEP: f64 = 1.02;
@@ -64,26 +67,49 @@ const ROOMY_STEP: f64 = 1.02;
 pub fn search(problem: &Problem, bound: f64) -> Result<Vec<Filled>, Infeasible> {
     Infeasible::look(problem, bound)?;
     let tables = Tables::new(problem, &vec![true; problem.models.len()]);
+    let found = fewest(problem, &tables, bound);
+    // Among few devices the published rules are quick to try: they may do with fewer.
+    let fewer = match &found {
+        Some(ledger) => (ledger.filled.len() as u32).saturating_sub(1),
+        None => problem.device_count(),
+    };
+    if f64::from(fewer) >= bound && (1..=PUBLISHED_DEVICES_MAX).contains(&fewer) {
+        let published = elastic::search(problem, bound, Policy::Elastic, fewer);
+        if published.is_ok() {
+            return published;
+        }
+    }
+    let Some(mut ledger) = found else {
+        return Err(Infeasible::Devices { bound, count: problem.device_count() });
+    };
+    ledger.spread();
+    Ok(roomiest(problem, &tables, bound, ledger).filled)
+}
+
+/// As few devices as are found.
+fn fewest<'a>(problem: &'a Problem, tables: &Tables, bound: f64) -> Option<Ledger<'a>> {
     let rates: Vec<f64> =
         problem.models.iter().map(|model| model.planned_rate * (1.0 + MARGIN)).collect();
-    let available: Vec<u32> = tables.kinds.iter().map(|kind| kind.count).collect();
-    let most = problem.device_count();
-    let turns = turns(rates.len());
-    let goal = Goal { turns, least: (bound - 1e-9).ceil() as u32, most: u32::MAX };
-    let best = rounds(&tables, &rates, &available, goal)
-        .ok_or(Infeasible::Devices { bound, count: most })?;
-    let mut filled: Vec<Filled> = best.iter().flat_map(|chosen| filled(&tables, chosen)).collect();
+    let goal =
+        Goal { turns: turns(rates.len()), least: (bound - 1e-9).ceil() as u32, most: u32::MAX };
+    let available = tables.available();
+    // Rounds reckon with the worst neighbours: of what they fill, some can be given back.
+    let beyond: Vec<u32> = available.iter().map(|count| count + count / 8 + 1).collect();
+    let best = rounds(tables, &rates, &available, goal)
+        .or_else(|| rounds(tables, &rates, &beyond, goal))?;
+    let mut filled: Vec<Filled> = best.iter().flat_map(|chosen| filled(tables, chosen)).collect();
     let fewer = filled.len().saturating_sub(1);
     if rates.len() <= FEW_MODELS && fewer <= FEW_DEVICES && fewer as f64 >= bound {
         // So few models that no stone need be left unturned.
-        if let Cover::Found(found) = exhaustive::cover(&tables, &rates, fewer, FEW_COMBINATIONS) {
+        if let Cover::Found(found) = exhaustive::cover(tables, &rates, fewer, FEW_COMBINATIONS) {
             filled = found;
         }
     }
     let mut ledger = Ledger::new(problem, filled);
     ledger.vacate();
-    ledger.spread();
-    Ok(roomiest(problem, &tables, &available, bound, ledger).filled)
+    let used = |kind: usize| ledger.filled.iter().filter(|it| it.device == kind).count();
+    let there = (0..available.len()).all(|kind| used(kind) <= available[kind] as usize);
+    there.then_some(ledger)
 }
 
 /// As many devices as `found` has, that carry more than is asked: of all models by the same
@@ -91,7 +117,6 @@ pub fn search(problem: &Problem, bound: f64) -> Result<Vec<Filled>, Infeasible> 
 fn roomiest<'a>(
     problem: &'a Problem,
     tables: &Tables,
-    available: &[u32],
     bound: f64,
     found: Ledger<'a>,
 ) -> Ledger<'a> {
@@ -107,7 +132,7 @@ fn roomiest<'a>(
         let factor = (low * high).sqrt();
         let rates: Vec<f64> =
             (0..best.carried.len()).map(|model| best.goal(model) * factor).collect();
-        let Some(chosen) = rounds(tables, &rates, available, goal) else {
+        let Some(chosen) = rounds(tables, &rates, &tables.available(), goal) else {
             high = factor;
             continue;
         };
@@ -184,14 +209,8 @@ fn rounds(tables: &Tables, rates: &[f64], available: &[u32], goal: Goal) -> Opti
 }
 
 fn filled(tables: &Tables, chosen: &Chosen) -> Vec<Filled> {
-    let slots: Vec<Slot> = chosen
-        .slots
-        .iter()
-        .map(|(class, fill)| Slot {
-            share: tables.kinds[chosen.kind].classes[*class].share,
-            members: fill.members().collect(),
-            duty_ms: None,
-        })
-        .collect();
+    let kind = &tables.kinds[chosen.kind];
+    let slots = chosen.slots.iter().map(|(class, fill)| kind.slot(&kind.classes[*class], fill));
+    let slots: Vec<Slot> = slots.collect();
     vec![Filled { device: chosen.kind, slots }; chosen.times as usize]
 }

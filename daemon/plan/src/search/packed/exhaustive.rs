@@ -70,7 +70,8 @@ pub(super) enum Cover {
 /// Looks for at most `most` devices that carry `rates`, of one device type and few models.
 pub(super) fn cover(tables: &Tables, rates: &[f64], most: usize, combinations_max: usize) -> Cover {
     let models = rates.len();
-    if most == 0 || models > MODELS_MAX || tables.kinds.len() != 1 {
+    let limited = tables.kinds.iter().any(|kind| kind.network_bits < f64::INFINITY);
+    if most == 0 || models > MODELS_MAX || tables.kinds.len() != 1 || limited {
         return if most == 0 { Cover::None } else { Cover::GaveUp };
     }
     let mut asked = [0.0; MODELS_MAX];

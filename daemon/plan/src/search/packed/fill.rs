@@ -155,14 +155,17 @@ impl Filling<'_> {
     }
 
     fn single(&self, model: usize) -> Option<Fill> {
-        let (batch, carried) = self.class.best[model];
-        let mut fill = Fill::EMPTY;
-        fill.members[0] = (model as u32, batch);
-        fill.len = 1;
-        fill.memory_mb = self.kind.context_mb + self.tables.memory_mb[model];
-        fill.duty_ms = f64::from(batch) * 1000.0 / carried;
-        fill.value = self.left.worth[model] * carried.min(self.left.rate[model]);
-        self.within_network(fill)
+        let (best, _) = self.class.best[model];
+        let memory_mb = self.kind.context_mb + self.tables.memory_mb[model];
+        let mut fill = Fill { len: 1, memory_mb, ..Fill::EMPTY };
+        // Where the network is slow, a smaller batch comes together sooner.
+        (1..=best).rev().find_map(|batch| {
+            fill.members[0] = (model as u32, batch);
+            fill.duty_ms = self.tables.latency_ms(self.class, model, batch);
+            let carried = f64::from(batch) * 1000.0 / fill.duty_ms;
+            fill.value = self.left.worth[model] * carried.min(self.left.rate[model]);
+            self.within_network(fill)
+        })
     }
 
     /// Adds to `seed` whatever gains most, until nothing gains.

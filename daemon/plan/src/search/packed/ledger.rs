@@ -60,6 +60,12 @@ impl<'a> Ledger<'a> {
         rooms.reduce(f64::min).unwrap_or(1.0)
     }
 
+    /// Bits per second that requests bring to a device.
+    pub fn network_bits(&self, at: usize) -> f64 {
+        let bits = |model: usize| self.problem.models[model].costs.request_bytes as f64 * 8.0;
+        self.on_device[at].iter().map(|&(model, rate)| rate * bits(model)).sum()
+    }
+
     /// Replaces a device if it holds and no model that had enough has too little then.
     pub fn replace(&mut self, at: usize, by: Filled) -> bool {
         let Some(after) = carried_by(self.problem, &by) else { return false };

@@ -2,7 +2,8 @@
 
 use super::ROUNDING;
 use super::fill::{Fill, Left, Room, fill};
-use super::tables::{Kind, Tables};
+use super::tables::{Class, Kind, Tables};
+use crate::plan::Slot;
 
 /// What is left of a rate when it counts as served, requests per second.
 const SERVED: f64 = 1e-9;
@@ -21,6 +22,15 @@ pub(super) struct Chosen {
     pub times: u32,
     /// Worth of what one of them serves.
     pub value: f64,
+}
+
+impl Kind {
+    /// A gpulet of `class`, filled. It takes its turns as fast as it can, unless what requests
+    /// bring over a network is limited.
+    pub fn slot(&self, class: &Class, fill: &Fill) -> Slot {
+        let duty_ms = (self.network_bits < f64::INFINITY).then_some(fill.duty_ms);
+        Slot { share: class.share, members: fill.members().collect(), duty_ms }
+    }
 }
 
 /// How a round goes about it.

@@ -70,7 +70,10 @@ pub(super) fn kept(problem: &Problem, running: &Plan) -> Vec<Filled> {
                 members.extend(new.map(|model| (model, instance.batch)));
             }
             let share = problem.share_index(kind, gpulet.share_pct)?;
-            (!members.is_empty()).then_some(Slot { share, members, duty_ms: None })
+            // A duty cycle is stretched only where a network is limited.
+            let limited = problem.devices[kind].network_bits.is_some();
+            let duty_ms = limited.then_some(gpulet.duty_ms).filter(|it| it.is_finite());
+            (!members.is_empty()).then_some(Slot { share, members, duty_ms })
         });
         let slots: Vec<Slot> = slots.collect();
         let used = devices.iter().filter(|it: &&Filled| it.device == kind).count();
@@ -128,15 +131,15 @@ fn use_rest(problem: &Problem, tables: &Tables, ledger: &mut Ledger<'_>, left: &
             left.active = (0..left.rate.len()).filter(|&it| left.rate[it] > 0.0).collect();
             left.companions = left.active.clone();
             left.companions.truncate(4);
-            let room = Room { memory_mb, network_bits: f64::INFINITY, memory_price: 0.0 };
+            let network_bits = kind.network_bits - ledger.network_bits(at);
+            let room = Room { memory_mb, network_bits, memory_price: 0.0 };
             let fitting = kind.classes.iter().filter(|class| class.share_pct + used <= 100);
             let best = fitting
                 .filter_map(|class| Some((class, fill(tables, kind, class, left, room, 1)?)))
                 .max_by(|one, two| one.1.value.total_cmp(&two.1.value));
             let Some((class, found)) = best.filter(|_| !left.active.is_empty()) else { break };
             let mut grown = device.clone();
-            let members = found.members().collect();
-            grown.slots.push(Slot { share: class.share, members, duty_ms: None });
+            grown.slots.push(kind.slot(class, &found));
             if !ledger.replace(at, grown) {
                 break;
             }

@@ -94,6 +94,11 @@ impl Tables {
         }
     }
 
+    /// Devices that there are of each type.
+    pub fn available(&self) -> Vec<u32> {
+        self.kinds.iter().map(|kind| kind.count).collect()
+    }
+
     pub fn latency_ms(&self, class: &Class, model: usize, batch: u32) -> f64 {
         class.latency_ms[model * self.batch_max as usize + batch as usize - 1]
     }
