@@ -4,14 +4,14 @@
 mod support;
 
 use std::fs;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::channel;
 
-use gpulet_client::{Session, Status};
+use gpulet_client::Status;
 use rustix::process::Signal;
 
 use support::MS_NS;
-use support::client::{collect, echo_once, finish_echo, next, open, status, submit};
+use support::client::{
+    collect, echo_meanwhile, echo_once, finish_echo, next, open, status, submit,
+};
 use support::daemon::{Daemon, Setup};
 use support::models::write_profile;
 use support::process::signal;
@@ -47,46 +47,6 @@ fn shares(state: &State) -> Vec<u64> {
 fn set_share(daemon: &Daemon, from: &str, to: &str) {
     daemon.edit_config(from, to);
     daemon.signal(Signal::HUP);
-}
-
-/// Asks for echoes without a pause while `change` goes on; each must be right.
-fn under_load(daemon: &Daemon, change: impl FnOnce()) {
-    let stop = &AtomicBool::new(false);
-    let (waiting, begun) = channel::<()>();
-    std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..2)
-            .map(|_| {
-                let mut waiting = Some(waiting.clone());
-                scope.spawn(move || {
-                    let mut session = Session::open(&daemon.options().slots(8)).unwrap();
-                    let echo = open(&mut session, "echo");
-                    let mut seed = 0;
-                    while !stop.load(Ordering::Relaxed) {
-                        for _ in 0..8 {
-                            seed += 1;
-                            submit(&mut session, echo, 1, seed);
-                        }
-                        for answer in collect(&mut session, 8) {
-                            finish_echo(&mut session, &answer);
-                        }
-                        waiting.take();
-                    }
-                    seed
-                })
-            })
-            .collect();
-        // Until all have been answered once, or failed.
-        drop(waiting);
-        let _ = begun.recv();
-        change();
-        stop.store(true, Ordering::Relaxed);
-        for client in clients {
-            assert!(client.join().unwrap() > 0);
-        }
-    });
-    let state = daemon.state();
-    let answers = state.model("echo").unwrap()["answers"].as_object().unwrap();
-    assert_eq!(answers.len(), 1, "only GPULET_OK: {answers:?}");
 }
 
 #[test]
@@ -127,7 +87,7 @@ fn a_successor_takes_over_when_it_is_ready() {
 #[test]
 fn nothing_is_lost_while_successors_take_over() {
     let daemon = Setup::builtin().start();
-    under_load(&daemon, || {
+    echo_meanwhile(&daemon, || {
         for (from, to) in [("100", "70"), ("70", "40"), ("40", "100")] {
             let before = daemon.executor_pid("r0");
             set_share(&daemon, &format!("share_pct = {from}"), &format!("share_pct = {to}"));
@@ -208,7 +168,7 @@ fn shares_of_a_split_device_change_in_its_process() {
     let pid = daemon.executor_pid("g0");
     let mut session = daemon.session();
     let slow = open(&mut session, "slow");
-    under_load(&daemon, || {
+    echo_meanwhile(&daemon, || {
         for (from, to) in [([50, 50], [80, 20]), ([80, 20], [20, 80]), ([20, 80], [50, 50])] {
             set_share(&daemon, &device(&from), &device(&to));
             daemon.wait_for("the shares are changed", |state| {

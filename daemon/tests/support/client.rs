@@ -1,8 +1,12 @@
 //! Clients that know what the right answers are.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+
 use gpulet_client::{Completion, Request, Session, Status, Submit};
 
 use super::PATIENCE_NS;
+use super::daemon::Daemon;
 
 /// Bytes that differ from each other and by seed.
 pub fn pattern(seed: u64, count: usize) -> Vec<u8> {
@@ -88,4 +92,44 @@ pub fn echo_once(session: &mut Session, model: u32, rows: u32, seed: u64) -> Com
     assert_eq!(answer.user_data, seed);
     finish_echo(session, &answer);
     answer
+}
+
+/// Asks for echoes without a pause while `change` goes on: each is answered rightly.
+pub fn echo_meanwhile(daemon: &Daemon, change: impl FnOnce()) {
+    let stop = &AtomicBool::new(false);
+    let (waiting, begun) = channel::<()>();
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..2)
+            .map(|_| {
+                let mut waiting = Some(waiting.clone());
+                scope.spawn(move || {
+                    let mut session = Session::open(&daemon.options().slots(8)).unwrap();
+                    let echo = open(&mut session, "echo");
+                    let mut seed = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        for _ in 0..8 {
+                            seed += 1;
+                            submit(&mut session, echo, 1, seed);
+                        }
+                        for answer in collect(&mut session, 8) {
+                            finish_echo(&mut session, &answer);
+                        }
+                        waiting.take();
+                    }
+                    seed
+                })
+            })
+            .collect();
+        // Until all have been answered once, or failed.
+        drop(waiting);
+        let _ = begun.recv();
+        change();
+        stop.store(true, Ordering::Relaxed);
+        for client in clients {
+            assert!(client.join().unwrap() > 0);
+        }
+    });
+    let state = daemon.state();
+    let answers = state.model("echo").unwrap()["answers"].as_object().unwrap();
+    assert_eq!(answers.len(), 1, "only GPULET_OK: {answers:?}");
 }
