@@ -176,14 +176,15 @@ impl Interference for Additive {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn tempers() -> Tempers {
+    /// One that suffers and one that others suffer from.
+    pub(in crate::interference) fn tempers() -> Tempers {
         let temper = |pressure: f64, sensitivity_one: f64| Temper {
             pressure,
             sensitivity_one,
-            sensitivity_many: sensitivity_one / 2.0,
+            sensitivity_many: 0.6 * sensitivity_one,
         };
         let models = [("calm", temper(0.2, 0.5)), ("loud", temper(1.0, 0.1))];
         let models = models.into_iter().map(|(name, it)| (name.into(), it)).collect();

@@ -166,18 +166,8 @@ fn fit_pressures(seen: &[Seen], guesses: &mut [Guess]) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::additive::tests::tempers;
     use super::*;
-
-    fn tempers() -> Tempers {
-        let temper = |pressure: f64, sensitivity_one: f64| Temper {
-            pressure,
-            sensitivity_one,
-            sensitivity_many: 0.6 * sensitivity_one,
-        };
-        let models = [("calm", temper(0.2, 0.5)), ("loud", temper(1.0, 0.1))];
-        let models = models.into_iter().map(|(name, it)| (name.into(), it)).collect();
-        Tempers { share_power: 0.8, models }
-    }
 
     #[test]
     fn what_was_made_by_the_model_is_found_again() {
