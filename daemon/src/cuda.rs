@@ -7,7 +7,8 @@
 //! | [`green`]   | parts of a device's multiprocessors                                          |
 //! | [`gpu`]     | a device with libtorch on it, and its divisions among gpulets                |
 //! | [`load`]    | from an archive to a model that can run                                      |
-//! | [`loaded`]  | that model: its weights                                                      |
+//! | [`weights`] | what of that model all gpulets share                                         |
+//! | [`loaded`]  | that model, on all of them                                                   |
 //! | `lane`      | and what it has on one gpulet                                                |
 //! | `capture`   | from weights to lanes                                                        |
 //! | `ladder`    | which division batches run on, while it changes                              |
@@ -34,3 +35,4 @@ pub mod memory;
 mod moves;
 mod prime;
 mod regions;
+pub mod weights;

@@ -17,9 +17,9 @@ use super::builtin;
 use super::driver::{CudaError, Event, Stream};
 use super::gpu::{Cut, Division};
 use super::lane::{Lane, Layouts, Piece, SETS, Set, Size, points_in_pieces};
-use super::load::{layouts, ns_since};
-use super::loaded::{Forward, Weights};
+use super::weights::{Forward, Weights};
 use crate::backend::warmup::sizes;
+use crate::clock::ns_since;
 use crate::execute::engine::Progress;
 
 /// Forwards before a capture: libtorch compiles on the second at each shape, cuDNN chooses on the
@@ -104,7 +104,7 @@ impl<'a> Maker<'a> {
         runs: Runs,
     ) -> Result<Maker<'a>, String> {
         let model = &weights.model;
-        let layouts = layouts(model, model.max_batch).map_err(|error| error.to_string())?;
+        let layouts = Layouts::of(model, model.max_batch).map_err(|error| error.to_string())?;
         let (warm_up_ns, capture_ns) = (Cell::new(0), Cell::new(0));
         Ok(Maker { weights, progress, wanted, layouts, runs, warm_up_ns, capture_ns })
     }
@@ -212,7 +212,7 @@ impl<'a> Maker<'a> {
         let model = &self.weights.model;
         let rows = model.max_batch.min(PIECE_ROWS);
         (self.progress)(format!("pieces of {rows} rows"));
-        let layouts = layouts(model, rows).map_err(|error| error.to_string())?;
+        let layouts = Layouts::of(model, rows).map_err(|error| error.to_string())?;
         let stream = lane.stream.as_ref().ok_or("no stream")?;
         let set = self.set(layouts, stream)?;
         let pool = self.weights.gpu.cuda.pool().map_err(|error| error.to_string())?;

@@ -27,7 +27,7 @@ use super::gpu::{Cut, Division, Divisions, Gpu, TorchStream};
 use super::ladder::{Busy, Ladder, Rung};
 use super::lane::{Fit, Lane, SETS};
 use super::load::CudaLoad;
-use super::loaded::{Loaded, points_of};
+use super::loaded::{Loaded, form_of, points_of};
 use super::moves::Moves;
 use super::regions::Regions;
 use crate::clock::now_ns;
@@ -241,7 +241,7 @@ impl execute::Engine for Engine {
         };
         for (number, lanes) in all {
             if number == self.rungs.present().number {
-                facts.form = weights.form(&lanes);
+                facts.form = form_of(&weights, &lanes);
                 facts.points = points_of(&lanes);
             }
             if let Err(unwanted) = self.rungs.put(number, instance, held(lanes)) {

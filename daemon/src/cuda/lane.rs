@@ -9,9 +9,11 @@ use gpulet_torch::cuda::{DeviceTensor, Graph};
 
 use super::driver::{CudaError, Stream};
 use super::gpu::{Division, TorchStream};
-use super::loaded::Weights;
 use super::memory::{DeviceMemory, Pinned};
 use super::moves::HostPart;
+use super::weights::Weights;
+use crate::backend::LoadError;
+use crate::backend::buffer::RowBytes;
 use crate::backend::torch::Spec;
 use crate::backend::values::make_harmless;
 use crate::model::Model;
@@ -65,6 +67,21 @@ pub(super) enum Fit {
 pub(super) struct Layouts {
     pub device: SlotLayout,
     pub host: SlotLayout,
+}
+
+impl Layouts {
+    /// Those of so many rows of a model.
+    ///
+    /// # Errors
+    /// More bytes than can be counted.
+    pub(super) fn of(model: &Model, rows: u32) -> Result<Layouts, LoadError> {
+        let layout = |row_bytes: RowBytes| {
+            let overflow = || LoadError::model(model, "max_batch: the tensors overflow");
+            row_bytes.layout(rows).ok_or_else(overflow)
+        };
+        let (device, host) = (RowBytes::seen_by_model(model)?, RowBytes::of(model)?);
+        Ok(Layouts { device: layout(device)?, host: layout(host)? })
+    }
 }
 
 /// Memory for one batch, laid out as a slot would be.

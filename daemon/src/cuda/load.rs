@@ -13,12 +13,14 @@ use super::builtin;
 use super::capture::{Extent, Maker, PIECE_ROWS, Runs};
 use super::gpu::{Divisions, Gpu};
 use super::lane::Layouts;
-use super::loaded::{Forward, Loaded, Times, Weights};
+use super::loaded::{Loaded, Times};
+use super::weights::{Forward, Weights};
 
 use crate::backend::buffer::RowBytes;
 use crate::backend::torch::{ARCHIVE_BYTES_MAX, check_signature, specs_of};
 use crate::backend::warmup::sizes;
 use crate::backend::{LoadError, pictures};
+use crate::clock::ns_since;
 use crate::execute::engine::{Load, Progress};
 use crate::model::{self, Model, Source};
 use crate::mps;
@@ -146,15 +148,6 @@ fn place(
     })
 }
 
-pub(super) fn layouts(model: &Model, rows: u32) -> Result<Layouts, LoadError> {
-    let layout = |row_bytes: RowBytes| {
-        let overflow = || LoadError::model(model, "max_batch: the tensors overflow");
-        row_bytes.layout(rows).ok_or_else(overflow)
-    };
-    let (device, host) = (RowBytes::seen_by_model(model)?, RowBytes::of(model)?);
-    Ok(Layouts { device: layout(device)?, host: layout(host)? })
-}
-
 fn pictures_of(gpu: &Gpu, model: &Model) -> Result<Vec<Option<ImageSpec>>, LoadError> {
     let pictures = pictures(model)?;
     if gpu.kernels.is_none() && pictures.iter().any(Option::is_some) {
@@ -188,10 +181,6 @@ fn mps_hint(precision: model::Precision) -> String {
         ),
         None => String::new(),
     }
-}
-
-pub(super) fn ns_since(begun: Instant) -> u64 {
-    u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// What a model must be before anybody is answered by it.
@@ -245,7 +234,7 @@ impl Check<'_> {
 
     /// How far two answers to the same made-up question of so many rows are apart.
     fn difference(&self, both: [&Placed; 2], rows: u32) -> Result<f64, String> {
-        let layouts = layouts(self.model, rows).map_err(|error| error.to_string())?;
+        let layouts = Layouts::of(self.model, rows).map_err(|error| error.to_string())?;
         let all = self.divisions.all();
         let cut = all.first().and_then(|division| division.cuts.first()).ok_or("no gpulet")?;
         let stream = cut.torch_stream(&self.gpu.cuda).map_err(|error| error.to_string())?;

@@ -10,8 +10,9 @@ use super::driver::{CudaError, Event};
 use super::gpu::{Divisions, Gpu, GpuError, Options, TorchStream};
 use super::lane::{Fit, Lane};
 use super::load;
-use super::loaded::{Forward, Loaded, Weights};
+use super::loaded::Loaded;
 use super::memory::Registration;
+use super::weights::{Forward, Weights};
 use crate::backend::{
     Backend, Copied, Instance, LoadError, RunError, View, check_views, memory_error,
 };

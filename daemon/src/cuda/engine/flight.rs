@@ -14,9 +14,9 @@ use crate::backend::values::{check_values, is_checked, make_harmless};
 use crate::cuda::builtin;
 use crate::cuda::driver::{CudaError, Stream};
 use crate::cuda::lane::{Fit, Layouts, Set};
-use crate::cuda::loaded::{Forward, Weights};
 use crate::cuda::moves::{HostPart, HostParts, Moves, part_of};
 use crate::cuda::regions::{Regions, Slot};
+use crate::cuda::weights::{Forward, Weights};
 use crate::execute::foresight::Foresight;
 use crate::wire::BatchRequest;
 

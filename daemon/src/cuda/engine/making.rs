@@ -7,9 +7,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use super::{Gpulet, Lane};
 use crate::cuda::capture::{Extent, Maker, Runs};
 use crate::cuda::gpu::{Cut, Division, Divisions, Gpu};
-use crate::cuda::loaded::Weights;
 use crate::cuda::moves::Moves;
 use crate::cuda::prime::prime;
+use crate::cuda::weights::Weights;
 use crate::execute::loader::Later;
 
 /// Runs under the clock for each batch size: each takes multiprocessors from batches.
