@@ -11,7 +11,7 @@ use gpulet_daemon::dispatch::Dispatcher;
 use gpulet_daemon::executor::{Executor, Executors, State};
 use gpulet_daemon::gpulet::GpuletId;
 use gpulet_daemon::model::{Builtin, DtypeName, Model, Precision, Source, Tensor};
-use gpulet_daemon::models::{Instance, InstanceState};
+use gpulet_daemon::models::{Instance, InstanceState, Role};
 use gpulet_daemon::wire::{Backend, GpuletStart, Start};
 use gpulet_plan::profile::{LatencyProfile, ProfilePoint};
 
@@ -251,6 +251,7 @@ fn executor(name: &str) -> Executor {
         share_pct: 50,
         memory_bytes: None,
         models: ModelSet::All,
+        guests: Vec::new(),
     };
     let gpulets: Vec<Gpulet> = (0..count).map(gpulet).collect();
     let entry = |gpulet: &Gpulet| GpuletStart { name: gpulet.name.clone(), share_pct: 50 };
@@ -308,7 +309,9 @@ fn host(dispatcher: &mut Dispatcher, id: u32) {
         for index in 0..host.gpulets.len() as u32 {
             let gpulet = GpuletId { executor, index };
             let state = InstanceState::Loading;
-            hosted.instances.push(Instance { gpulet, open: true, state });
+            // Where there is a second gpulet it is lent.
+            let role = if index == 0 { Role::Home } else { Role::Guest };
+            hosted.instances.push(Instance { gpulet, role, state });
         }
     }
 }
