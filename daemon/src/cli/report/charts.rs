@@ -69,7 +69,8 @@ fn draw(
         .margin_top(8)
         .margin_right(16)
         .x_label_area_size(48)
-        .y_label_area_size(62)
+        // Seven digits, and what they are beside them.
+        .y_label_area_size(88)
         .build_cartesian_2d(0.0..x_most, 0.0..y_most)?;
     axes.configure_mesh()
         .x_desc(titles.x)
