@@ -11,13 +11,13 @@
 # GPU faults under mps (50), $HARMS of each other harm (4), $CYCLES models loaded and unloaded under mps
 # (50), at which $SHARES below 100 % latencies are taken, and which models of the paper, $PAPER, are
 # exported and compared. PART, all without but profile: kernels answers latency
-# coexist change drill harm cold share adopt two profile. `two` needs two GPUs, and is left out where
-# there is one. Latencies are those of tf32, which is what PyTorch computes convolutions in by default.
+# coexist change drill harm cold share adopt lend two profile. `two` needs two GPUs, and is left out
+# where there is one. Latencies are those of tf32, which is what PyTorch computes convolutions in by default.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 bin=$(readlink -f "${1:-$here/target/release}")
 shift || true
-parts=${*:-kernels share adopt coexist latency answers change cold harm two drill}
+parts=${*:-kernels share adopt lend coexist latency answers change cold harm two drill}
 models=${MODELS:-/tmp/gpulet-models}
 results=${RESULTS:-/tmp/gpulet-results}
 shares=${SHARES-10 20 40 60}
@@ -153,6 +153,10 @@ run() { # PART
       ;;
     adopt)
       timeout 120 "$here/bench/gpu/adopt.sh" "$bin" "$digits" >"$results/adopt.json"
+      ;;
+    lend)
+      timeout 180 "$here/bench/gpu/lend.sh" "$bin" "$models/resnet50_tf32" "$digits" 4000 \
+        >"$results/lend.json"
       ;;
     two)
       [ "$gpus" -ge 2 ] || {

@@ -71,6 +71,7 @@ fn rows() -> Vec<Row> {
     let [adopted, left] = ["/answered", "/left_alone"];
     rows.at("adopt", "an MPS of somebody else's: models that answered", adopted, AtLeast(1.0));
     rows.at("adopt", "an MPS of somebody else's: left alone", left, AtLeast(1.0));
+    rows.lending();
     rows.coexistence();
     for held in ["green", "mps"] {
         rows.change(held);
@@ -103,6 +104,15 @@ impl Rows {
                 self.add(&format!("e2e-{held}-{share}"), &title, "p50_ratio", AtMost(1.1));
             }
         }
+    }
+
+    fn lending(&mut self) {
+        let mut add = |what: &str, place: &str, target| {
+            self.at("lend", &format!("too much for one of two gpulets: {what}"), place, target);
+        };
+        add("answered in time without lending, %", "/guest_alone_pct", Known);
+        add("answered in time where the other lends, %", "/guest_lent_pct", Known);
+        add("the lender's own in time, %", "/owner_lent_pct", AtLeast(99.0));
     }
 
     fn coexistence(&mut self) {
