@@ -26,8 +26,8 @@ attainment() { # FILE
   python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["settings"]["attainment_pct"])' "$1"
 }
 
-found=
-measure() { # LINE of the idle gpulet: found is then what part was in time, of the model's requests and of the host's
+found= # what part was in time, of the model's requests and of the host's
+measure() { # LINE of the idle gpulet
   cat >"$folder/gpuletd.toml" <<TOML
 socket = "$GPULET_SOCKET"
 models = ["$folder/models"]
