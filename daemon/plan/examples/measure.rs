@@ -12,7 +12,7 @@ use gpulet_plan::bound::best_throughput;
 use gpulet_plan::check::check;
 use gpulet_plan::churn::{Changes, Churn, changes};
 use gpulet_plan::demand::HeadRoom;
-use gpulet_plan::policy::{BatchLimits, decide};
+use gpulet_plan::policy::{BatchLimits, Decision, Pace, decide, defer};
 use gpulet_plan::problem::Problem;
 use gpulet_plan::profile::{LatencyProfile, ProfilePoint};
 use gpulet_plan::queue::DeadlineQueue;
@@ -190,7 +190,10 @@ fn simulated() {
 
 /// A decision for queues that keep up, and for queues that are behind, by their length.
 fn decisions() {
-    println!("decisions: requests that wait, ns where they all make it, ns where many are lost");
+    println!(
+        "decisions: requests that wait, ns where they all make it, ns where many are lost, \
+         ns where they all make it and may wait for more"
+    );
     let point = |rows: u32| {
         let ns = 4_000_000 + 1_000_000 * u64::from(rows);
         ProfilePoint { rows, p50_ns: ns, p99_ns: ns }
@@ -198,22 +201,30 @@ fn decisions() {
     let points: Vec<ProfilePoint> = [1, 2, 4, 8, 16, 32].into_iter().map(point).collect();
     let profile = LatencyProfile::new("made-up", &points).unwrap();
     let limits = BatchLimits { max_batch: 32, guard_ns: 100_000 };
+    let mut pace = Pace::default();
+    pace.note(0);
+    pace.note(0);
     for waiting in [1_u64, 4, 16, 64, 256, 1024] {
-        let each = |first_ms: u64, every_us: u64| {
+        let each = |first_ms: u64, every_us: u64, defers: bool| {
             let mut queue = DeadlineQueue::new(1024);
             for at in 0..waiting {
                 let deadline_ns = first_ms * 1_000_000 + at * every_us * 1_000;
                 queue.push(deadline_ns, 1, at).unwrap();
             }
-            let decided = || (0..10_000).map(|_| decide(&queue, &limits, Some(4), 0, &profile));
-            timed(|| {
-                decided().for_each(|it| {
-                    std::hint::black_box(it);
-                })
-            })
-            .0 * 1e6
-                / 1e4
+            let decision = || {
+                let decision = decide(&queue, &limits, Some(4), 0, &profile);
+                let pace = std::hint::black_box(&pace);
+                let until_ns = match decision {
+                    Decision::Close { rows, .. } if defers => {
+                        defer(&queue, &limits, pace, 0, rows, &profile)
+                    }
+                    _ => None,
+                };
+                std::hint::black_box((decision, until_ns));
+            };
+            timed(|| (0..10_000).for_each(|_| decision())).0 * 1e6 / 1e4
         };
-        println!("  {waiting}: {:.0}, {:.0}", each(60, 10_000), each(8, 100));
+        let (in_time, lost) = (each(60, 10_000, false), each(8, 100, false));
+        println!("  {waiting}: {in_time:.0}, {lost:.0}, {:.0}", each(60, 10_000, true));
     }
 }

@@ -6,9 +6,9 @@
 //!
 //! **The policy.** Earliest deadline first, and work-conserving: whenever an executor is free
 //! the front of the queue is closed into a batch, as long as that batch makes the earliest
-//! deadline in it. Nobody waits for a fuller batch: batches grow while executors are busy, which they
-//! are where capacity is short. Waiting until the latest start, or letting another model's fuller
-//! batch go first while one can wait, sustained no more in simulation.
+//! deadline in it. Batches grow while executors are busy, which they are where capacity is short.
+//! Letting another model's fuller batch go first while one can wait sustained no more in simulation.
+//! Where the caller wants it, an executor waits for another row as long as that pays: [`defer`].
 //! A request is expired as soon as it cannot make its deadline even alone, so that an executor
 //! never runs what nobody can use any more.
 //!
@@ -29,6 +29,9 @@
 //!
 //! Nothing here allocates, and sums saturate: no input can overflow.
 
+mod deferral;
+
+pub use self::deferral::{Pace, defer};
 use crate::profile::LatencyProfile;
 use crate::queue::DeadlineQueue;
 

@@ -87,6 +87,8 @@ pub struct Settings {
     pub queue_max: u32,
     /// Who may borrow idle gpulets.
     pub guests: Guests,
+    /// A gpulet waits for another row of a model where that pays.
+    pub defer: bool,
     /// Renewing plans; `None` keeps the first.
     pub renewal: Option<Renewal>,
 }
@@ -100,6 +102,7 @@ impl Default for Settings {
             guard_ms: 0.1,
             queue_max: 4096,
             guests: Guests::None,
+            defer: false,
             renewal: None,
         }
     }

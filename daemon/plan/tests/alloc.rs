@@ -1,6 +1,8 @@
 //! The request path allocates nothing.
 
-use gpulet_plan::policy::{Admission, BatchLimits, Decision, Head, admit, decide, pick};
+use gpulet_plan::policy::{
+    Admission, BatchLimits, Decision, Head, Pace, admit, decide, defer, pick,
+};
 use gpulet_plan::profile::{LatencyProfile, ProfilePoint};
 use gpulet_plan::queue::DeadlineQueue;
 
@@ -16,9 +18,11 @@ fn take(queue: &mut DeadlineQueue<[u8; 64]>, count: u32) {
 fn turn(queue: &mut DeadlineQueue<[u8; 64]>, profile: &mut LatencyProfile, now_ns: u64) -> u32 {
     let limits = BatchLimits { max_batch: 16, guard_ns: 100 };
     let mut cancelled = None;
+    let mut pace = Pace::default();
     for index in 0..u64::from(CAPACITY) + 5 {
         // In no order, some hopeless, and more than the queue has room for.
         let deadline_ns = now_ns + (index * 7_919) % 100_000;
+        pace.note(now_ns);
         match admit(now_ns, deadline_ns, 1, &limits, profile, &[now_ns]) {
             Admission::Admit => cancelled = queue.push(deadline_ns, 1, [0; 64]).ok().or(cancelled),
             Admission::RejectHopeless { budget_ns } => profile.note_refused(1, budget_ns),
@@ -45,6 +49,7 @@ fn turn(queue: &mut DeadlineQueue<[u8; 64]>, profile: &mut LatencyProfile, now_n
             Decision::Wait { .. } => unreachable!("an executor is free"),
             Decision::Expire { count } => take(queue, count),
             Decision::Close { count, rows, .. } => {
+                std::hint::black_box(defer(queue, &limits, &pace, at_ns, rows, profile));
                 take(queue, count);
                 ran += count;
                 at_ns += profile.latency_ns(rows);

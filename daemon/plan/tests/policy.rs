@@ -1,8 +1,8 @@
 //! The policy: single decisions, and whole runs on a virtual clock.
 
 use gpulet_plan::policy::{
-    Admission, BATCH_REQUESTS_MAX, BatchLimits, Borrowed, Decision, Head, Home, admit, borrow,
-    decide, latest_start_ns, lent_ns, pick,
+    Admission, BATCH_REQUESTS_MAX, BatchLimits, Borrowed, Decision, Head, Home, Pace, admit,
+    borrow, decide, defer, latest_start_ns, lent_ns, pick,
 };
 use gpulet_plan::profile::{LatencyProfile, ProfilePoint};
 use gpulet_plan::queue::DeadlineQueue;
@@ -181,6 +181,58 @@ fn a_guest_borrows_what_would_be_lost_at_home() {
     assert_eq!(ask(&two, None, 500), Some(lent), "there is no home");
     assert_eq!(ask(&[], None, 500), None);
     assert_eq!(ask(&[(1_100, 1)], None, 500), None, "it is too late for it here too");
+}
+
+/// A pace of so many requests, one each `gap_ns`, the last at 0 + `last_ns`.
+fn paced(gap_ns: u64, last_ns: u64) -> Pace {
+    let mut pace = Pace::default();
+    (0..100).rev().for_each(|before| pace.note(last_ns - before * gap_ns));
+    pace
+}
+
+#[test]
+fn a_batch_waits_for_a_row_where_that_pays() {
+    // Each row that joins saves 100.
+    let profile = linear(100, 10);
+    let until = |rows: usize, gap_ns, start_ns| {
+        let requests: Vec<(u64, u32)> = (0..rows as u64).map(|at| (20_000 + at, 1)).collect();
+        let pace = paced(gap_ns, 10_000);
+        defer(&queue(&requests), &LIMITS, &pace, start_ns, rows as u32, &profile)
+    };
+    assert_eq!(until(1, 99, 10_000), Some(10_100));
+    assert_eq!(until(1, 99, 10_099), Some(10_100), "longer than that none was worth waiting for");
+    assert_eq!(until(1, 99, 10_100), None);
+    assert_eq!(until(1, 100, 10_000), None, "rows come too seldom");
+    // Of two rows both wait, so that each row less gains a third as much.
+    assert_eq!(until(2, 32, 10_000), Some(10_033));
+    assert_eq!(until(2, 33, 10_000), None);
+    assert_eq!(until(7, 0, 10_000), Some(10_003));
+    assert_eq!(until(8, 0, 10_000), None, "the batch is full");
+    assert_eq!(until(0, 0, 10_000), None);
+}
+
+#[test]
+fn nothing_waits_that_could_be_late_or_has_the_next_row_already() {
+    let profile = linear(100, 10);
+    let ask = |requests: &[(u64, u32)], rows| {
+        defer(&queue(requests), &LIMITS, &paced(50, 10_000), 10_000, rows, &profile)
+    };
+    // With another row it takes 120, and leaves as much again and a guard of 10.
+    assert_eq!(ask(&[(10_251, 1)], 1), Some(10_001));
+    assert_eq!(ask(&[(10_250, 1)], 1), None);
+    assert_eq!(ask(&[(20_000, 1), (20_000, 1)], 1), None);
+    let flat = linear(100, 0);
+    let unknown = |pace: &Pace| defer(&queue(&[(9_000, 1)]), &LIMITS, pace, 5, 1, &flat);
+    let mut pace = Pace::default();
+    assert_eq!(unknown(&pace), None);
+    pace.note(0);
+    assert_eq!(unknown(&pace), None, "one request has no gap");
+    pace.note(5);
+    assert_eq!(unknown(&pace), Some(105));
+    assert_eq!(
+        defer(&queue(&[(u64::MAX, 1)]), &LIMITS, &paced(0, u64::MAX), 0, 1, &flat),
+        Some(u64::MAX - 210)
+    );
 }
 
 #[derive(Debug, Clone)]

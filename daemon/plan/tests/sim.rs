@@ -76,6 +76,24 @@ fn guests_carry_bursts_that_their_own_gpulets_cannot() {
 }
 
 #[test]
+fn waiting_where_it_pays_saves_time_and_loses_nobody() {
+    let problem = problem(&[(3, 500.0), (2, 800.0), (1, 2000.0)], 20, true);
+    let plan = Policy::Packed.plan(&problem).unwrap();
+    let run = |defer, part: f64| {
+        let sources = plain(&problem, &|rate| Arrivals::Poisson { rate: part * rate });
+        let settings = Settings { defer, ..seconds(60.0) };
+        let outcome = simulate(&problem, &plan, &sources, &settings, None);
+        assert!(outcome.models.iter().all(balanced), "{:?}", outcome.models);
+        let busy: f64 = outcome.time_line.iter().map(|second| second.busy).sum();
+        (busy, outcome.least_attainment())
+    };
+    let ((eager, _), (deferred, attained)) = (run(false, 0.5), run(true, 0.5));
+    assert!(deferred < 0.9 * eager && attained == 1.0, "{deferred} of {eager}, {attained}");
+    let ((_, eager), (_, deferred)) = (run(false, 1.0), run(true, 1.0));
+    assert!(deferred > 0.999 * eager, "{deferred} {eager}");
+}
+
+#[test]
 fn an_app_is_done_when_all_its_stages_are() {
     let problem = problem(&[(2, 60.0), (3, 60.0), (4, 60.0)], 20, true);
     let stage = |model: usize, after: &[usize]| Stage { model, after: after.to_vec() };
@@ -131,10 +149,11 @@ proptest! {
         cv in 0.3..4.0_f64,
         seed: u64,
         guests in prop::sample::select(vec![Guests::None, Guests::OfDevice, Guests::All]),
+        defer: bool,
     ) {
         let problem = problem(&asked, 60, true);
         let sources = plain(&problem, &|rate| Arrivals::Gamma { rate: rate * load, cv });
-        let settings = Settings { seed, guests, ..seconds(5.0) };
+        let settings = Settings { seed, guests, defer, ..seconds(5.0) };
         let outcome = run(&problem, &sources, &settings);
         prop_assert!(outcome.models.iter().all(balanced), "{:?}", outcome.models);
         prop_assert_eq!(&run(&problem, &sources, &settings), &outcome);

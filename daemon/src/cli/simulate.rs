@@ -68,6 +68,9 @@ pub struct Load {
     /// Which models may borrow idle gpulets where the plan does not have them
     #[arg(long, value_enum, default_value = "none")]
     guests: Borrowers,
+    /// Idle gpulets wait for another row where that pays, as with the daemon's `defer`
+    #[arg(long)]
+    defer: bool,
     #[arg(skip)]
     rates: Vec<f64>,
 }
@@ -90,7 +93,7 @@ impl Load {
             Borrowers::OfDevice => Guests::OfDevice,
             Borrowers::All => Guests::All,
         };
-        Ok(Settings { seed, seconds, noise, guests, ..settings })
+        Ok(Settings { seed, seconds, noise, guests, defer: self.defer, ..settings })
     }
 
     /// How requests arrive, for people.

@@ -1,5 +1,6 @@
 //! The event loop.
 
+mod batches;
 mod lending;
 
 use std::cmp::Reverse;
@@ -7,11 +8,10 @@ use std::collections::BinaryHeap;
 
 use fastrand::Rng;
 
-use super::fleet::{Executor, execution_ns, executors};
-use super::{Outcome, Planner, Ran, Second, Settings, Source, Stream, Tally, Watcher};
-use crate::interference::Running;
+use super::fleet::{Executor, executors};
+use super::{Outcome, Planner, Second, Settings, Source, Stream, Tally, Watcher};
 use crate::plan::Plan;
-use crate::policy::{Admission, BatchLimits, Decision, Head, admit, decide, pick};
+use crate::policy::{Admission, BatchLimits, Decision, Pace, admit, decide};
 use crate::problem::Problem;
 use crate::queue::DeadlineQueue;
 
@@ -21,6 +21,7 @@ enum Event {
     Done { executor: usize, batch: u64 },
     Ready,
     Expiry { model: usize },
+    Due { executor: usize },
     Arrival { source: usize },
     Renewal,
 }
@@ -50,6 +51,8 @@ pub(super) struct Engine<'a> {
     plan: Plan,
     limits: BatchLimits,
     queues: Vec<DeadlineQueue<Ride>>,
+    /// How requests come, by model.
+    paces: Vec<Pace>,
     executors: Vec<Executor>,
     /// Executors by the models at home there, by the models that may borrow them, and by device.
     hosts: Vec<Vec<usize>>,
@@ -90,6 +93,7 @@ impl<'a> Engine<'a> {
                 guard_ns: (settings.guard_ms * 1e6) as u64,
             },
             queues: (0..models).map(|_| DeadlineQueue::new(settings.queue_max)).collect(),
+            paces: vec![Pace::default(); models],
             executors: executors(problem, plan, settings, 0),
             hosts: Vec::new(),
             lenders: Vec::new(),
@@ -138,7 +142,7 @@ impl<'a> Engine<'a> {
         while let Some(Reverse((now_ns, event))) = self.events.pop() {
             match event {
                 Event::Done { executor, batch } => self.complete(executor, batch, now_ns),
-                Event::Ready => {}
+                Event::Ready | Event::Due { .. } => {}
                 Event::Expiry { model } => self.next_expiry_ns[model] = u64::MAX,
                 Event::Arrival { source } => self.arrive(source, now_ns),
                 Event::Renewal => self.renew(planner, now_ns),
@@ -235,6 +239,7 @@ impl<'a> Engine<'a> {
         let model = self.sources[source].stages[stage].model;
         self.outcome.models[model].arrived += 1;
         self.counted[model] += 1;
+        self.paces[model].note(now_ns);
         let deadline_ns = self.deadline_ns(journey, stage, now_ns);
         let admitted = self.hosts[model].iter().any(|&at| {
             let executor = &self.executors[at];
@@ -284,6 +289,10 @@ impl<'a> Engine<'a> {
                 self.serve(model, now_ns);
             }
             Event::Expiry { model } => self.serve(model, now_ns),
+            Event::Due { executor } => {
+                self.close(executor, now_ns);
+                self.lend(executor, now_ns);
+            }
             _ => (0..self.queues.len()).for_each(|model| self.serve(model, now_ns)),
         }
     }
@@ -331,117 +340,6 @@ impl<'a> Engine<'a> {
     fn give_up(&mut self, model: usize, ride: Ride) {
         self.outcome.models[model].expired += 1;
         self.lose(ride, |tally| tally.expired += 1);
-    }
-
-    /// The model whose turn it is on an executor, and what to do for it.
-    fn next(&self, at: usize, now_ns: u64) -> Option<(usize, Decision)> {
-        let executor = &self.executors[at];
-        let limits = &self.limits;
-        let heads = executor.hosted.iter().filter_map(|(model, profile)| {
-            let (deadline_ns, rows) = self.queues[*model].demands().next()?;
-            Some(Head { model: *model, deadline_ns, rows, limits, profile })
-        });
-        let model = pick(now_ns, heads)?;
-        let profile = executor.profile(model)?;
-        let hosts = Some(self.hosts[model].len() as u32);
-        Some((model, decide(&self.queues[model], limits, hosts, now_ns, profile)))
-    }
-
-    fn close(&mut self, at: usize, now_ns: u64) {
-        if !self.executors[at].is_free(now_ns) {
-            return;
-        }
-        loop {
-            match self.next(at, now_ns) {
-                Some((model, Decision::Close { count, rows, .. })) => {
-                    // Whoever is idle too and done with it sooner takes it, unless another model's
-                    // batch must start there first.
-                    if let Some(sooner) = self.sooner(at, model, rows, now_ns)
-                        && let Some((first, Decision::Close { count, rows, .. })) =
-                            self.next(sooner, now_ns)
-                        && first == model
-                    {
-                        self.send(sooner, model, (count, rows), now_ns);
-                        continue;
-                    }
-                    return self.send(at, model, (count, rows), now_ns);
-                }
-                Some((model, Decision::Expire { count })) => {
-                    for _ in 0..count {
-                        let Some(entry) = self.queues[model].pop_front() else { break };
-                        self.give_up(model, entry.payload);
-                    }
-                }
-                _ => return,
-            }
-        }
-    }
-
-    /// The executor that is idle as this one is, and has done the batch soonest, if it is not this one.
-    fn sooner(&self, at: usize, model: usize, rows: u32, now_ns: u64) -> Option<usize> {
-        let takes_ns = |at: usize| Some(self.executors[at].profile(model)?.latency_ns(rows));
-        let here_ns = takes_ns(at)?;
-        let idle = self.hosts[model].iter().filter(|&&it| self.executors[it].is_free(now_ns));
-        let idle = idle.filter_map(|&it| Some((takes_ns(it)?, it)));
-        idle.filter(|it| it.0 < here_ns).min().map(|it| it.1)
-    }
-
-    /// Has an idle executor run the first requests of a queue, so many with so many rows.
-    fn send(&mut self, at: usize, model: usize, (count, rows): (u32, u32), now_ns: u64) {
-        let executor = &self.executors[at];
-        let Some(profile) = executor.profile(model).or_else(|| executor.guest(model)) else {
-            return;
-        };
-        let expected_ns = now_ns + profile.latency_ns(rows);
-        let share_pct = self.problem.devices[executor.kind].shares_pct[executor.share];
-        let running = Running { model, batch: rows, share_pct };
-        let takes_ns = execution_ns(
-            self.problem,
-            &self.executors,
-            &self.neighbours[executor.device as usize],
-            at,
-            running,
-            self.settings.noise,
-            &mut self.rng,
-        );
-        self.watch(at, running, takes_ns);
-        for _ in 0..count {
-            self.on_board[at].extend(self.queues[model].pop_front().map(|entry| entry.payload));
-        }
-        let executor = &mut self.executors[at];
-        executor.running = Some(running);
-        executor.busy_until_ns = expected_ns;
-        executor.batches += 1;
-        let batch = executor.batches;
-        self.outcome.models[model].batches += 1;
-        self.busy(now_ns, takes_ns, f64::from(share_pct) / 100.0);
-        self.push(now_ns + takes_ns, Event::Done { executor: at, batch });
-    }
-
-    /// Shows a batch to whoever watches.
-    fn watch(&mut self, at: usize, running: Running, takes_ns: u64) {
-        let Some(watcher) = &mut self.watcher else { return };
-        let Executor { kind, share, device, .. } = self.executors[at];
-        let others = self.neighbours[device as usize].iter().filter(|&&other| other != at);
-        let beside: Vec<Running> =
-            others.filter_map(|&other| self.executors[other].running).collect();
-        let batching_ms = self.problem.models[running.model].costs.batching_ms(running.batch);
-        let alone_ms = self.problem.solo_ms(kind, running.model, share, running.batch);
-        let factor = (takes_ns as f64 / 1e6 - batching_ms) / alone_ms;
-        watcher(&Ran { kind, running, beside: &beside, factor });
-    }
-
-    /// Books the time of a batch in the seconds that it touches.
-    fn busy(&mut self, from_ns: u64, takes_ns: u64, share: f64) {
-        let (mut at_ns, end_ns) = (from_ns, from_ns + takes_ns);
-        while at_ns < end_ns {
-            let next_ns = (at_ns / 1_000_000_000 + 1) * 1_000_000_000;
-            let until_ns = next_ns.min(end_ns);
-            if let Some(second) = self.second(at_ns) {
-                second.busy += share * (until_ns - at_ns) as f64 / 1e9;
-            }
-            at_ns = until_ns;
-        }
     }
 
     fn complete(&mut self, at: usize, batch: u64, now_ns: u64) {

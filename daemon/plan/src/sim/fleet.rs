@@ -32,6 +32,8 @@ pub(super) struct Executor {
     /// What it runs, and until when as predicted.
     pub running: Option<Running>,
     pub busy_until_ns: u64,
+    /// When the wait for another row ends that was begun last.
+    pub due_ns: u64,
     /// Serves nothing before.
     pub ready_ns: u64,
     /// Replaced by another plan: finishes what it runs.
@@ -66,6 +68,7 @@ impl Executor {
             factor: gpulet.instances.iter().map(|it| it.interference).fold(1.0, f64::max),
             running: None,
             busy_until_ns: 0,
+            due_ns: 0,
             ready_ns,
             retired: false,
             batches: 0,

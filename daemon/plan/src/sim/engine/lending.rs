@@ -19,7 +19,9 @@ impl Engine<'_> {
     /// Lends an executor that is idle to the guest whose batch must start first.
     pub(super) fn lend(&mut self, at: usize, now_ns: u64) {
         let executor = &self.executors[at];
-        if executor.guests.is_empty() || !executor.is_free(now_ns) {
+        // Not while it waits for another row of its own.
+        let is_lent = !executor.guests.is_empty() && executor.is_free(now_ns);
+        if !is_lent || self.next(at, now_ns).is_some() {
             return;
         }
         let own = executor.hosted.iter().map(|(model, profile)| {
