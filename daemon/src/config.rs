@@ -56,6 +56,8 @@ pub struct Config {
     pub hang_timeout_ns: u64,
     /// How long dispatcher and executors poll before they sleep.
     pub spin: Spin,
+    /// Gpulets that are free wait for another row where that pays.
+    pub defer: bool,
     /// Who may connect.
     pub access: Access,
     /// Maxima.
@@ -189,6 +191,7 @@ fn check(raw: &RawConfig, path: &Path, base: &Path, document: &mut Document<'_>)
             document,
         ),
         spin: spin(raw.spin_us.as_ref(), document),
+        defer: raw.defer,
         access: access::check(&raw.access, document),
         limits: limits::check(&raw.limits, document),
         cuda: cuda::check_cuda(&raw.cuda, base, document),

@@ -36,6 +36,8 @@ pub struct Dispatcher {
     pub draining: bool,
     /// Submissions taken from one session a turn.
     pub entries_per_turn_max: u32,
+    /// Gpulets wait for another row where that pays.
+    pub defer: bool,
     /// Sessions whose client broke a rule since the last turn, and which rule.
     pub violations: Vec<(u32, &'static str)>,
     /// The last turn took reports.
@@ -45,6 +47,8 @@ pub struct Dispatcher {
     /// Completions could not be posted for lack of room: look again soon, no bell will ring.
     stalled: bool,
     next_batch: u64,
+    /// When the first wait for another row ends; `u64::MAX` if no gpulet waits.
+    due_ns: u64,
     /// A request in flight may be suspected of something.
     suspects: bool,
     /// The requests of the batch that is being closed; empty otherwise.
@@ -60,11 +64,13 @@ impl Dispatcher {
             executors,
             draining: false,
             entries_per_turn_max,
+            defer: false,
             violations: Vec::with_capacity(64),
             answered: false,
             queued_count: 0,
             stalled: false,
             next_batch: 0,
+            due_ns: u64::MAX,
             suspects: false,
             closing: Vec::with_capacity(BATCH_REQUESTS_MAX as usize),
         }
@@ -121,7 +127,7 @@ impl Dispatcher {
     }
 
     /// When a queued request must be looked at again although nothing happened: it expires, or a
-    /// gpulet is sent its next batch. `None` if none is queued.
+    /// gpulet is sent its next batch, or has waited for another row. `None` if none is queued.
     pub fn wake_ns(&self, now_ns: u64) -> Option<u64> {
         if self.queued_count == 0 {
             return None;
@@ -139,7 +145,8 @@ impl Dispatcher {
         let expiries = self.models.iter().filter_map(wait);
         let takers = self.executors.iter().filter(|(_, executor)| executor.takes_batches());
         let gpulets = takers.flat_map(|(_, executor)| &executor.gpulets);
-        expiries.chain(gpulets.filter_map(|gpulet| gpulet.free_again_ns(now_ns))).min()
+        let free_again = gpulets.filter_map(|gpulet| gpulet.free_again_ns(now_ns));
+        expiries.chain(free_again).chain([self.due_ns]).min()
     }
 
     /// Requests in queues or in executors.

@@ -6,7 +6,7 @@ use gpulet_abi::frame::Frame;
 use gpulet_abi::layout::{ModelSpec, TensorSpec, put_text};
 use gpulet_abi::status::Status;
 use gpulet_abi::tensor::SlotLayout;
-use gpulet_plan::policy::{BATCH_REQUESTS_MAX, BatchLimits};
+use gpulet_plan::policy::{BATCH_REQUESTS_MAX, BatchLimits, Pace};
 use gpulet_plan::profile::LatencyProfile;
 use gpulet_plan::queue::DeadlineQueue;
 use hdrhistogram::Histogram;
@@ -135,6 +135,8 @@ pub struct Hosted {
     pub spec: Box<ModelSpec>,
     /// Requests that wait.
     pub queue: DeadlineQueue<RequestId>,
+    /// How requests come.
+    pub pace: Pace,
     /// What the policy must respect.
     pub limits: BatchLimits,
     /// Where it is, or is being, loaded.
@@ -169,6 +171,7 @@ impl Hosted {
             model,
             spec,
             queue: DeadlineQueue::new(queue_max + requeue_max),
+            pace: Pace::default(),
             limits,
             instances: Vec::new(),
             running_count: 0,

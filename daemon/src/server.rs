@@ -128,7 +128,8 @@ impl Server {
         poll.registry().register(&mut signals, SIGNALS, Interest::READABLE)?;
         let waker = Arc::new(Waker::new(poll.registry(), DEVICES)?);
         let executors = Executors::new(find_program(&std::env::current_exe()?)?);
-        let dispatcher = Dispatcher::new(executors, config.limits.entries_per_turn_max);
+        let mut dispatcher = Dispatcher::new(executors, config.limits.entries_per_turn_max);
+        dispatcher.defer = config.defer;
         let started_ns = now_ns();
         let mut server = Server {
             config,

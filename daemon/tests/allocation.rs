@@ -126,6 +126,14 @@ impl Bed {
         statuses
     }
 
+    fn running_count(&self) -> u32 {
+        self.dispatcher.models.get(self.echo).unwrap().running_count
+    }
+
+    fn batch_count(&self) -> u64 {
+        self.dispatcher.models.get(self.echo).unwrap().counters.batch_count
+    }
+
     /// Takes what was sent, while the executor is kept from running anything new.
     fn turn_once(&mut self) {
         self.dispatcher.turn(now_ns());
@@ -247,15 +255,48 @@ fn batches_sent_ahead_to_several_gpulets_allocate_nothing() {
     assert!(executor.gpulets.iter().all(|gpulet| gpulet.batch_count > 50));
 }
 
+/// An instance of `echo` of which it is thought that batches take 10 s.
+fn slow() -> InstanceState {
+    let point = |rows| ProfilePoint { rows, p50_ns: 10 * SECOND_NS, p99_ns: 10 * SECOND_NS };
+    let profile = LatencyProfile::new("echo", &[point(1), point(8)]).unwrap();
+    InstanceState::Ready(Box::new(profile))
+}
+
+/// Every round, time jumps to where the dispatcher wants to be woken for what waits.
+#[test]
+fn waiting_for_another_row_ends_by_itself_and_allocates_nothing() {
+    let mut bed = Bed::new(1);
+    let echo = bed.echo;
+    bed.dispatcher.models.get_mut(echo).unwrap().instances[0].state = slow();
+    bed.dispatcher.defer = true;
+    bed.send([RawSession::infer(echo, 0, 1)]);
+    bed.answers(1);
+    let counted = allocation_counter::measure(|| {
+        for _ in 0..50 {
+            let (sent_ns, batches) = (now_ns(), bed.batch_count());
+            bed.send([RawSession::infer(echo, 0, 1)]);
+            bed.dispatcher.turn(sent_ns);
+            assert!(bed.dispatcher.prepare_sleep());
+            bed.dispatcher.awake();
+            assert_eq!(bed.dispatcher.wake_ns(sent_ns), Some(sent_ns + 10 * SECOND_NS));
+            bed.dispatcher.turn(sent_ns + 10 * SECOND_NS - 1);
+            assert_eq!(bed.dispatcher.in_flight(), 1);
+            assert_eq!(bed.running_count(), 0);
+            bed.dispatcher.turn(sent_ns + 10 * SECOND_NS);
+            assert_eq!(bed.answers(1).of(Status::Ok), 1);
+            assert_eq!(bed.batch_count(), batches + 1);
+        }
+    });
+    assert_eq!(counted.count_total, 0);
+}
+
 #[test]
 fn batches_of_guests_allocate_nothing() {
     let mut bed = Bed::new(2);
     let echo = bed.echo;
-    // Home takes 10 s for a batch, it is thought, so that most requests would be lost there.
-    let point = |rows| ProfilePoint { rows, p50_ns: 10 * SECOND_NS, p99_ns: 10 * SECOND_NS };
-    let slow = LatencyProfile::new("echo", &[point(1), point(8)]).unwrap();
+    // Most requests would be lost at home.
     let hosted = bed.dispatcher.models.get_mut(echo).unwrap();
-    hosted.instances[0].state = InstanceState::Ready(Box::new(slow));
+    hosted.instances[0].state = slow();
     hosted.instances[1].role = Role::Guest;
     let round = |bed: &mut Bed| {
         bed.send((0..QUEUE_MAX).map(|slot| RawSession::infer(echo, slot, 5)));

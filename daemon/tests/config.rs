@@ -43,6 +43,7 @@ fn an_empty_file_is_all_defaults() {
     assert_eq!(config.drain_timeout_ns, 10_000_000_000);
     assert_eq!(config.hang_timeout_ns, 30_000_000_000);
     assert_eq!(config.spin, Spin::For { ns: 20_000 });
+    assert!(!config.defer);
     assert!(config.access.uids.contains(&0));
     assert!(config.access.gids.is_empty());
     assert_eq!(config.limits, Limits::default());
@@ -72,6 +73,7 @@ fn everything_can_be_said() {
         drain_timeout_ms = 0
         hang_timeout_ms = 100
         spin_us = "always"
+        defer = true
         [access]
         users = ["root", 1000, "1001", 1000]
         groups = [7]
@@ -102,6 +104,7 @@ fn everything_can_be_said() {
     assert_eq!(config.torch_shim.as_deref(), Some(Path::new("/etc/gpulet/libshim.so")));
     assert_eq!((config.drain_timeout_ns, config.hang_timeout_ns), (0, 100_000_000));
     assert_eq!(config.spin, Spin::Always);
+    assert!(config.defer);
     assert_eq!(config.access.uids, [0, 1000, 1001]);
     assert_eq!(config.access.gids, [7]);
     assert_eq!(config.gpulets[0].models, ModelSet::Named(vec!["digits".into(), "crepe".into()]));

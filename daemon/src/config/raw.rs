@@ -14,6 +14,7 @@ pub(super) struct RawConfig {
     pub hang_timeout_ms: Option<Spanned<i64>>,
     /// A number or a word.
     pub spin_us: Option<Spanned<Value>>,
+    pub defer: bool,
     pub access: RawAccess,
     pub limits: RawLimits,
     pub cuda: RawCuda,

@@ -2,7 +2,7 @@
 
 use bytemuck::Zeroable;
 use gpulet_abi::status::Status;
-use gpulet_plan::policy::{self, Decision, Head, decide, pick};
+use gpulet_plan::policy::{self, Decision, Head, decide, defer, pick};
 use gpulet_plan::profile::LatencyProfile;
 
 use super::Dispatcher;
@@ -26,10 +26,12 @@ pub(super) struct Closing {
 }
 
 /// What to do for a model whose turn it is.
-enum Next {
+pub(super) enum Next {
     /// Answer so many at the front of its queue that they expired.
     GiveUp(u32),
     Close(Closing),
+    /// Leave it until then, as another row may join the batch.
+    Wait(u64),
 }
 
 impl Dispatcher {
@@ -83,6 +85,7 @@ impl Dispatcher {
     /// as they start it at once. Guests get what then still is idle.
     pub(super) fn close_batches(&mut self, now_ns: u64) -> usize {
         let held = self.held();
+        self.due_ns = u64::MAX;
         let work = self.close_where(true, held, now_ns) + self.close_where(false, held, now_ns);
         work + self.lend(held, now_ns)
     }
@@ -126,15 +129,23 @@ impl Dispatcher {
                     work += 1;
                     // Whoever is idle too and done with it sooner takes it, unless another model's
                     // batch must start there first.
-                    if let Some(sooner) = self.sooner(gpulet, model, &closing)
-                        && let Some((first, Next::Close(closing))) =
-                            self.next_turn(sooner, held, now_ns)
-                        && first == model
-                    {
-                        self.send_batch(sooner, model, &closing, now_ns);
-                        continue;
+                    let sooner = self.sooner(gpulet, model, &closing);
+                    let theirs =
+                        sooner.and_then(|it| Some((it, self.next_turn(it, held, now_ns)?)));
+                    match theirs.filter(|(_, (first, _))| *first == model) {
+                        Some((sooner, (_, Next::Close(closing)))) => {
+                            self.send_batch(sooner, model, &closing, now_ns);
+                            continue;
+                        }
+                        Some((_, (_, Next::Wait(until_ns)))) => {
+                            self.due_ns = self.due_ns.min(until_ns);
+                        }
+                        _ => self.send_batch(gpulet, model, &closing, now_ns),
                     }
-                    self.send_batch(gpulet, model, &closing, now_ns);
+                    return work;
+                }
+                Some((_, Next::Wait(until_ns))) => {
+                    self.due_ns = self.due_ns.min(until_ns);
                     return work;
                 }
                 None => return work,
@@ -159,7 +170,12 @@ impl Dispatcher {
     }
 
     /// The model whose turn it is on a gpulet from `start_ns` on, and what to do for it.
-    fn next_turn(&self, gpulet: GpuletId, held: ExecutorSet, start_ns: u64) -> Option<(u32, Next)> {
+    pub(super) fn next_turn(
+        &self,
+        gpulet: GpuletId,
+        held: ExecutorSet,
+        start_ns: u64,
+    ) -> Option<(u32, Next)> {
         let heads = self.models.iter().filter_map(|hosted| {
             let (deadline_ns, rows) = hosted.queue.demands().next()?;
             let profile = hosted.profile(gpulet, Role::Home)?;
@@ -176,11 +192,36 @@ impl Dispatcher {
         match decide(&hosted.queue, &hosted.limits, executors, start_ns, profile) {
             Decision::Close { count, rows, latest_start_ns } => {
                 let closing = self.closing(hosted, profile, count, rows, latest_start_ns);
+                if let Some(until_ns) = self.deferred(gpulet, hosted, &closing, start_ns, profile) {
+                    return Some((model, Next::Wait(until_ns)));
+                }
                 Some((model, Next::Close(closing)))
             }
             Decision::Expire { count } => Some((model, Next::GiveUp(count))),
             Decision::Wait { .. } | Decision::Idle => None,
         }
+    }
+
+    /// Until when a batch should wait for another row, which no gpulet does that has other models'
+    /// requests.
+    fn deferred(
+        &self,
+        gpulet: GpuletId,
+        hosted: &Hosted,
+        closing: &Closing,
+        start_ns: u64,
+        profile: &LatencyProfile,
+    ) -> Option<u64> {
+        let none_comes = self.draining || hosted.retired;
+        if !self.defer || none_comes || closing.suspicion != Suspicion::None {
+            return None;
+        }
+        let mut others = self.models.iter().filter(|it| it.id != hosted.id && !it.queue.is_empty());
+        if others.any(|it| it.profile(gpulet, Role::Home).is_some()) {
+            return None;
+        }
+        let Hosted { queue, limits, pace, .. } = hosted;
+        defer(queue, limits, pace, start_ns, closing.rows, profile)
     }
 
     /// A batch that was decided, less what must not run with others.

@@ -30,7 +30,11 @@ impl Dispatcher {
             for index in 0..host.gpulets.len() as u32 {
                 let gpulet = GpuletId { executor, index };
                 let idle = self.executors.gpulet(gpulet).is_some_and(Gpulet::is_idle);
-                if idle && let Some((model, closing)) = self.next_guest(gpulet, held, now_ns) {
+                // Not while it waits for another row of its own.
+                if idle
+                    && !(self.defer && self.next_turn(gpulet, held, now_ns).is_some())
+                    && let Some((model, closing)) = self.next_guest(gpulet, held, now_ns)
+                {
                     self.send_batch(gpulet, model, &closing, now_ns);
                     lent += 1;
                 }

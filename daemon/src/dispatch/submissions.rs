@@ -110,6 +110,7 @@ impl Dispatcher {
                     return;
                 };
                 self.queued_count += 1;
+                hosted.pace.note(now_ns);
                 session.begin(
                     entry.slot,
                     Request {

@@ -110,6 +110,7 @@ impl Server {
                 // The socket is bound for the daemon's life.
                 config.socket.clone_from(&self.config.socket);
                 self.dispatcher.entries_per_turn_max = config.limits.entries_per_turn_max;
+                self.dispatcher.defer = config.defer;
                 self.config = config;
                 let scan = Scan { models, errors: Vec::new() };
                 if let Err(problem) = self.apply(scan) {

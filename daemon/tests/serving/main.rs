@@ -5,6 +5,7 @@ mod answers;
 mod batches;
 mod cancelling;
 mod deadlines;
+mod deferral;
 mod digits;
 mod gpulets;
 mod guests;
