@@ -187,6 +187,11 @@ impl Executor {
         self.start.gpulets.iter().map(|gpulet| gpulet.share_pct).collect()
     }
 
+    /// Whether its processes die before they are any good, so that nobody should wait for the next.
+    pub fn keeps_dying(&self) -> bool {
+        self.backoff_ns > BACKOFF_MIN_NS
+    }
+
     /// It is not to blame for its end: its successor starts at once.
     pub fn forgive(&mut self) {
         self.backoff_ns = 0;

@@ -182,7 +182,8 @@ impl Dispatcher {
             let model = hosted.id as usize;
             let head = Head { model, deadline_ns, rows, limits: &hosted.limits, profile };
             let may = hosted.has_requeue_room()
-                && self.may_share(held, gpulet.executor, self.front_suspicion(hosted));
+                && self.may_share(held, gpulet.executor, self.front_suspicion(hosted))
+                && !self.must_wait(hosted, gpulet.executor);
             may.then_some(head)
         });
         let model = pick(start_ns, heads)? as u32;

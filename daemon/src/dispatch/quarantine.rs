@@ -4,6 +4,10 @@
 //! again alone: nothing else is under way in the process, or on the device, that went down. Whoever is
 //! lost a second time is known to be to blame, and given up; nobody else is ever lost with it.
 //!
+//! The one that is due first runs first, of all that would go down together, even where its executor is
+//! not back as soon as another's: or the one to blame would often have the innocent wait for a second
+//! restart.
+//!
 //! While such a request waits, what it needs for itself takes nothing new, or it would wait for ever.
 
 use gpulet_plan::queue::DeadlineQueue;
@@ -11,7 +15,7 @@ use gpulet_plan::queue::DeadlineQueue;
 use super::Dispatcher;
 use crate::executor::{Executor, ExecutorSet, Executors};
 use crate::gpulet::Gpulet;
-use crate::models::Hosted;
+use crate::models::{Hosted, Instance, InstanceState, Role};
 use crate::request::{RequestId, Suspicion};
 use crate::session::{Session, Sessions};
 
@@ -55,6 +59,23 @@ impl Dispatcher {
         if self.suspects { front(&hosted.queue, &self.sessions) } else { Suspicion::None }
     }
 
+    /// Whether a model's suspect must wait, before it runs in an executor, for one of another model
+    /// that is due earlier and would go down with it.
+    pub(super) fn must_wait(&self, hosted: &Hosted, executor: u32) -> bool {
+        let suspicion = self.front_suspicion(hosted);
+        let due = |hosted: &Hosted| Some((hosted.queue.front()?.deadline_ns, hosted.id));
+        let comes_first = |other: &Hosted| {
+            let theirs = self.front_suspicion(other);
+            let beside = |index: u32| {
+                in_scope(&self.executors, executor, suspicion, index)
+                    || in_scope(&self.executors, index, theirs, executor)
+            };
+            let mut hosts = homes_to_come(other, &self.executors);
+            theirs != Suspicion::None && due(other) < due(hosted) && hosts.any(beside)
+        };
+        suspicion != Suspicion::None && self.models.iter().any(comes_first)
+    }
+
     /// How many of the first `count` requests of a queue make a batch: the first if it is suspect,
     /// else those before the first that is.
     pub(super) fn unsuspected(&self, hosted: &Hosted, count: u32) -> u32 {
@@ -83,6 +104,14 @@ fn best_host(hosted: &Hosted, executors: &Executors) -> Option<u32> {
     let hosts = hosted.homes().filter(|(gpulet, _)| takes_batches(gpulet.executor));
     let latency_ns = hosts.map(|(gpulet, profile)| (profile.latency_ns(rows), gpulet.executor));
     latency_ns.min().map(|(_, executor)| executor)
+}
+
+/// Executors in which a model is at home, or will be when they are back.
+fn homes_to_come(hosted: &Hosted, executors: &Executors) -> impl Iterator<Item = u32> {
+    let failed = |it: &Instance| matches!(it.state, InstanceState::Failed { .. });
+    let homes = hosted.instances.iter().filter(move |it| it.role == Role::Home && !failed(it));
+    let indices = homes.map(|it| it.gpulet.executor);
+    indices.filter(|index| executors.get(*index).is_some_and(|it| !it.retired && !it.keeps_dying()))
 }
 
 fn hold(held: &mut ExecutorSet, executors: &Executors, index: u32, suspicion: Suspicion) {

@@ -1,12 +1,15 @@
 //! Devices that fault: everything on one goes down together, and nothing else does.
 
+use std::fs;
+
+use gpulet_client::clock::now_ns;
 use gpulet_client::{Completion, Session, Status};
 use rustix::process::Signal;
 
-use crate::support::MS_NS;
-use crate::support::client::{collect, next, open, status, submit};
+use crate::support::client::{collect, next, open, status, submit, submit_until};
 use crate::support::daemon::{Daemon, Setup};
 use crate::support::process::signal;
+use crate::support::{MS_NS, PATIENCE_NS};
 
 /// A gpulet that plays a part of a GPU. Those of the same profiles are in one process.
 fn gpulet(name: &str, device: u32, profiles: &str, models: &str) -> String {
@@ -82,6 +85,46 @@ fn a_fault_ends_what_is_on_its_device_and_nothing_else() {
     assert_eq!((daemon.executor_pid("c"), restarts(&daemon, "c")), (c, 0));
     assert_eq!(restarts(&daemon, "a"), 2, "once for the fault, once for the proof");
     assert_serves(&daemon, &["beside", "elsewhere"]);
+}
+
+/// Of two executors that start together once `$FOLDER/armed` is there, the second waits for
+/// `$FOLDER/go`.
+const SECOND_HELD_BACK: &str = "cd \"$FOLDER\"\n\
+    if [ -e armed ] && [ ! -e go ]; then\n\
+        touch pid.$$\n\
+        while [ $(ls | grep -c '^pid\\.') -lt 2 ]; do sleep 0.01; done\n\
+        if [ $$ -eq $(ls | sed -n 's/^pid\\.//p' | sort -n | tail -1) ]; then\n\
+            while [ ! -e go ]; do sleep 0.01; done\n\
+        fi\n\
+    fi\n\
+    exec \"$EXECUTOR\"";
+
+/// The one to blame does not have the innocent wait for another restart because its executor is back
+/// before theirs.
+#[test]
+fn the_one_that_is_due_first_is_tried_first_on_a_whole_device() {
+    let setup = Setup::builtin()
+        .breaking("poison", "fault")
+        .slow("beside", 300 * MS_NS, 1)
+        .executor(SECOND_HELD_BACK);
+    copy_profiles(&setup, &["one", "two"]);
+    let gpulets = [gpulet("a", 0, "one", "'poison'"), gpulet("b", 0, "two", "'beside'")];
+    let daemon = setup.gpulets(&gpulets.concat()).start();
+    fs::write(daemon.folder().join("armed"), "").unwrap();
+    let mut session = daemon.session();
+    let [poison, beside] = ["poison", "beside"].map(|model| open(&mut session, model));
+    submit(&mut session, beside, 1, 1);
+    wait_until_running(&daemon, &["beside"]);
+    submit_until(&mut session, poison, 1, 0, now_ns() + 2 * PATIENCE_NS);
+    daemon.wait_for("its executor is back", |state| {
+        let back = state.executor("a").is_some_and(|it| it["restarts"] == 1);
+        (back && state.model("poison")?["state"] == "ready").then_some(())
+    });
+    fs::write(daemon.folder().join("go"), "").unwrap();
+    let answers = [next(&mut session), next(&mut session)];
+    let told = answers.map(|answer| (answer.model, status(&answer)));
+    assert_eq!(told, [(beside, Status::Ok), (poison, Status::ExecutorLost)]);
+    assert_eq!((restarts(&daemon, "a"), restarts(&daemon, "b")), (2, 2));
 }
 
 /// In one process all gpulets fault together. Full of work, each request is answered once.
