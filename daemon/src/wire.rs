@@ -54,9 +54,8 @@ pub enum ToExecutor {
         instance: u32,
         /// What it is.
         model: Box<Model>,
-        /// Answer as soon as batches of any size can run, however: they get faster while others run,
-        /// and a `Remeasured` says when. Otherwise it is as fast as it will be when it is answered.
-        soon: bool,
+        /// What matters meanwhile.
+        manner: Manner,
     },
     /// No command names this instance any more.
     Unload {
@@ -75,6 +74,20 @@ pub enum ToExecutor {
         /// As in `Prepare`.
         shares_pct: Vec<u8>,
     },
+}
+
+/// How a model is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Manner {
+    /// It is as fast as it will be when the load is answered, and nobody else matters.
+    Whole,
+    /// The load is answered as soon as batches of any size can run, however: they get faster while
+    /// others run, and a `Remeasured` says when.
+    Soon,
+    /// As `Whole`, beside another executor that serves on the same multiprocessors, and whose batches
+    /// are not to be late for it: this load waits instead.
+    Beside,
 }
 
 /// What an executor is.
@@ -171,8 +184,8 @@ pub enum FromExecutor {
         backend: String,
     },
     /// A load goes on, or what is made of a model later: for shares that are prepared, or because it
-    /// was loaded `soon`. Said at its start and, while it goes on, before every step that may take
-    /// long: an executor that says nothing for too long hangs, and the model it named is to blame.
+    /// was loaded [`Manner::Soon`]. Said at its start and, while it goes on, before every step that may
+    /// take long: an executor that says nothing for too long hangs, and the model it named is to blame.
     /// Ends with `Loaded`, `LoadFailed` or `Remeasured`.
     Loading {
         /// As in `Load`.
@@ -191,7 +204,8 @@ pub enum FromExecutor {
         /// How the model runs, such as "optimised for inference" or "frozen".
         form: String,
         /// Device memory it took; 0 where there is no device, or where that is not known. What a model
-        /// that was loaded `soon` gets later is not in it: the executor logs it when it is there.
+        /// that was loaded [`Manner::Soon`] gets later is not in it: the executor logs it when it is
+        /// there.
         memory_bytes: u64,
     },
     /// The answer to a `Load` that failed.
@@ -207,7 +221,7 @@ pub enum FromExecutor {
         error: String,
     },
     /// What a model's batches take, on the shares that are being prepared, or from now on on those
-    /// that are: then it was loaded `soon`, and is ready now.
+    /// that are: then it was loaded [`Manner::Soon`], and is whole now.
     Remeasured {
         /// As in `Load`.
         instance: u32,

@@ -20,7 +20,7 @@ use gpulet_daemon::gpulet::GpuletId;
 use gpulet_daemon::limits::Limits;
 use gpulet_daemon::model;
 use gpulet_daemon::models::{Instance, InstanceState, Role};
-use gpulet_daemon::wire::{Backend, FromExecutor, GpuletStart, Start, ToExecutor};
+use gpulet_daemon::wire::{Backend, FromExecutor, GpuletStart, Manner, Start, ToExecutor};
 use gpulet_plan::profile::{LatencyProfile, ProfilePoint};
 use mio::{Poll, Token};
 
@@ -75,8 +75,11 @@ impl Bed {
             .map(|index| GpuletId { executor, index })
             .map(|gpulet| Instance { gpulet, role: Role::Home, state: InstanceState::Loading })
             .collect();
-        let load =
-            ToExecutor::Load { instance: echo, model: Box::new(hosted.model.clone()), soon: false };
+        let load = ToExecutor::Load {
+            instance: echo,
+            model: Box::new(hosted.model.clone()),
+            manner: Manner::Whole,
+        };
         let executor = dispatcher.executors.get_mut(executor).unwrap();
         executor.tell(&load, &[]);
         match hear(executor) {

@@ -63,13 +63,13 @@ impl Runs {
         Runs { count: count.max(1), crowded: true, pauses: false }
     }
 
-    /// The same, where nobody waits for what is made.
+    /// The same, where those batches are not to be late.
     pub(super) fn beside(count: usize) -> Runs {
         Runs { pauses: true, ..Runs::crowded(count) }
     }
 
     /// After what began then.
-    fn pause(self, begun: Instant) {
+    pub(super) fn pause(self, begun: Instant) {
         if self.pauses {
             thread::sleep((begun.elapsed() * PAUSES).min(PAUSE_MAX));
         }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use gpulet_kernels::ImageSpec;
 use gpulet_torch::Module;
 use gpulet_torch::cuda::{Placed, Precision};
+use rustix::process::setpriority_process;
 
 use super::accuracy::{self, Specs};
 use super::builtin;
@@ -25,6 +26,7 @@ use crate::execute::engine::{Load, Progress};
 use crate::model::{self, Model, Source};
 use crate::mps;
 use crate::store;
+use crate::wire::Manner;
 
 /// Two answers that differ by less are the same: atomic sums have no order.
 const MEMORY_ERROR_MAX: f64 = 1e-3;
@@ -32,6 +34,12 @@ const MEMORY_ERROR_MAX: f64 = 1e-3;
 const MEASURED_RUNS: usize = 10;
 /// The same where somebody waits for an answer, and more are made later.
 const FIRST_RUNS: usize = 3;
+/// The same beside an executor that serves: each run takes multiprocessors from its batches. So the
+/// two quickest count, and what the load of both is, the first batches tell.
+const BESIDE_RUNS: usize = 5;
+
+/// As low as it gets.
+const NICENESS: i32 = 19;
 
 /// Loads models onto a GPU.
 pub struct CudaLoad {
@@ -44,13 +52,28 @@ pub struct CudaLoad {
 impl Load for CudaLoad {
     type Loaded = Loaded;
 
-    fn load(&self, model: &Model, soon: bool, progress: Progress<'_>) -> Result<Loaded, LoadError> {
-        let how = if soon {
-            (Extent::Piece, Runs::crowded(FIRST_RUNS))
-        } else {
-            (Extent::Whole, Runs::alone(MEASURED_RUNS))
+    fn load(
+        &self,
+        model: &Model,
+        manner: Manner,
+        progress: Progress<'_>,
+    ) -> Result<Loaded, LoadError> {
+        let how = match manner {
+            Manner::Whole => (Extent::Whole, Runs::alone(MEASURED_RUNS)),
+            Manner::Soon => (Extent::Piece, Runs::crowded(FIRST_RUNS)),
+            Manner::Beside => {
+                give_way();
+                (Extent::Whole, Runs::beside(BESIDE_RUNS))
+            }
         };
         load(&self.gpu, &self.divisions, model, progress, how)
+    }
+}
+
+/// Has the CPU threads of those who serve go before this one, which ends with the load.
+fn give_way() {
+    if let Err(error) = setpriority_process(None, NICENESS) {
+        tracing::warn!("a load takes CPU time from those who serve: {error}");
     }
 }
 
@@ -69,7 +92,7 @@ pub(super) fn load(
     gpu.device.bind().map_err(|error| LoadError::model(model, error))?;
     let before = gpu.device.memory().map_or(0, |(free, _)| free);
     let weights = match &model.source {
-        Source::File(_) => place(gpu, divisions, model, progress)?,
+        Source::File(_) => place(gpu, divisions, model, progress, runs)?,
         Source::Builtin(builtin) => builtin::weights(gpu, model, *builtin)?,
     };
     let (weights, place_ns) = (Arc::new(weights), ns_since(begun));
@@ -97,6 +120,7 @@ fn place(
     divisions: &Divisions,
     model: &Model,
     progress: Progress<'_>,
+    runs: Runs,
 ) -> Result<Weights, LoadError> {
     let Source::File(path) = &model.source else {
         return Err(LoadError::model(model, "has no archive"));
@@ -121,7 +145,7 @@ fn place(
     stage("placed");
     let (inputs, outputs) = (specs_of(model, &model.inputs)?, specs_of(model, &model.outputs)?);
     let specs = Specs { inputs: &inputs, outputs: &outputs };
-    let check = Check { gpu, divisions, model, specs, placed: &placed };
+    let check = Check { gpu, divisions, model, specs, placed: &placed, runs };
     let error = check.accuracy(&module).map_err(refuse)?;
     if module.signature().mutates {
         check.memory().map_err(refuse)?;
@@ -190,6 +214,7 @@ struct Check<'a> {
     model: &'a Model,
     specs: Specs<'a>,
     placed: &'a Placed,
+    runs: Runs,
 }
 
 impl Check<'_> {
@@ -238,6 +263,9 @@ impl Check<'_> {
         let all = self.divisions.all();
         let cut = all.first().and_then(|division| division.cuts.first()).ok_or("no gpulet")?;
         let stream = cut.torch_stream(&self.gpu.cuda).map_err(|error| error.to_string())?;
-        accuracy::error(self.model, &self.specs, layouts, rows, both, &stream)
+        let begun = Instant::now();
+        let error = accuracy::error(self.model, &self.specs, layouts, rows, both, &stream);
+        self.runs.pause(begun);
+        error
     }
 }

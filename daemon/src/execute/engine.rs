@@ -6,7 +6,7 @@ use gpulet_plan::profile::ProfilePoint;
 use super::loader::Later;
 use crate::backend::LoadError;
 use crate::model::Model;
-use crate::wire::{BatchCommand, BatchReport};
+use crate::wire::{BatchCommand, BatchReport, Manner};
 
 /// The device is lost to this process. Another process must take over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,15 +21,14 @@ pub trait Load: Send + Sync + 'static {
     /// A model that is warm.
     type Loaded: Send + 'static;
 
-    /// Loads, warms up and measures a model. If it is to be there `soon`, what only makes it faster
-    /// may be left for later.
+    /// Loads, warms up and measures a model in that manner.
     ///
     /// # Errors
     /// [`LoadError`].
     fn load(
         &self,
         model: &Model,
-        soon: bool,
+        manner: Manner,
         progress: Progress<'_>,
     ) -> Result<Self::Loaded, LoadError>;
 }

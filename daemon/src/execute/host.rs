@@ -8,7 +8,7 @@ use super::batch::Holdings;
 use super::engine::{Engine, Facts, Fault, Load, Progress};
 use crate::backend::{self, Backend, LoadError, Loaded, warmup};
 use crate::model::Model;
-use crate::wire::{BatchCommand, BatchReport};
+use crate::wire::{BatchCommand, BatchReport, Manner};
 
 /// Loads models with a [`Backend`].
 pub struct HostLoad(pub Box<dyn Backend>);
@@ -19,7 +19,7 @@ impl Load for HostLoad {
     fn load(
         &self,
         model: &Model,
-        _soon: bool,
+        _manner: Manner,
         progress: Progress<'_>,
     ) -> Result<Loaded, LoadError> {
         backend::load(self.0.as_ref(), model, progress)

@@ -17,6 +17,7 @@ use gpulet_abi::doorbell::Doorbell;
 
 use super::engine::Load;
 use crate::model::Model;
+use crate::wire::Manner;
 
 /// What the thread says of loads.
 pub enum Said<L> {
@@ -101,7 +102,7 @@ impl<L: Load> Loader<L> {
     }
 
     /// Loads a model, when what was ordered before is through; see [`Load::load`].
-    pub fn load(&self, instance: u32, model: Box<Model>, soon: bool) {
+    pub fn load(&self, instance: u32, model: Box<Model>, manner: Manner) {
         let (load, answers, later) =
             (Arc::clone(&self.load), self.answers.clone(), self.later.clone());
         self.later.run(move || {
@@ -110,7 +111,7 @@ impl<L: Load> Loader<L> {
                 let _ = answers.send(Said::Step { instance, step });
                 later.ring();
             };
-            let loaded = load.load(&model, soon, &progress);
+            let loaded = load.load(&model, manner, &progress);
             let outcome = loaded.map(Box::new).map_err(|error| error.to_string());
             let load_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
             let _ = answers.send(Said::Done(Done { instance, outcome, load_ns }));

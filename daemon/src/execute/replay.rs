@@ -13,7 +13,7 @@ use crate::backend::replay::Replay;
 use crate::backend::{self, LoadError, Loaded};
 use crate::clock::now_ns;
 use crate::model::{Builtin, Model, Source};
-use crate::wire::{BatchCommand, BatchReport, DEPTH_MAX};
+use crate::wire::{BatchCommand, BatchReport, DEPTH_MAX, Manner};
 
 /// What waking up takes.
 const WAKE_NS: u64 = 50_000;
@@ -27,7 +27,7 @@ impl Load for ReplayLoad {
     fn load(
         &self,
         model: &Model,
-        _soon: bool,
+        _manner: Manner,
         progress: Progress<'_>,
     ) -> Result<Loaded, LoadError> {
         let Source::Builtin(Builtin::Fault | Builtin::Hang) = model.source else {

@@ -248,8 +248,8 @@ impl<E: Engine> Executor<E> {
                 self.engine.unmap(region);
                 Ok(())
             }
-            ToExecutor::Load { instance, model, soon } => {
-                self.loader.load(instance, model, soon);
+            ToExecutor::Load { instance, model, manner } => {
+                self.loader.load(instance, model, manner);
                 Ok(())
             }
             ToExecutor::Unload { instance } => {

@@ -7,7 +7,7 @@ use crate::clock::now_ns;
 use crate::executor::{Executor, Sharing, State};
 use crate::gpulet::{Gpulet, GpuletId};
 use crate::models::{Hosted, Instance, InstanceState, Models, Role};
-use crate::wire::ToExecutor;
+use crate::wire::{Manner, ToExecutor};
 
 impl Server {
     /// Gives every model an instance in every gpulet of an executor that is to have it, and has the
@@ -69,9 +69,14 @@ impl Server {
             }
             executor.heard_ns = now_ns();
             let model = Box::new(hosted.model.clone());
-            // At the daemon's start nobody asks yet; a successor is to be as fast as who it replaces.
-            let soon = self.settled && executor.replaces.is_none();
-            executor.tell(&ToExecutor::Load { instance: hosted.id, model, soon }, &[]);
+            let manner = match executor.replaces {
+                // It is to be as fast as who it replaces, and who serves until then.
+                Some(_) => Manner::Beside,
+                None if self.settled => Manner::Soon,
+                // At the daemon's start nobody asks yet.
+                None => Manner::Whole,
+            };
+            executor.tell(&ToExecutor::Load { instance: hosted.id, model, manner }, &[]);
         }
     }
 

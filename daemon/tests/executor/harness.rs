@@ -14,8 +14,8 @@ use gpulet_abi::status::Status;
 use gpulet_abi::tensor::{Dtype, SlotLayout, row_bytes};
 use gpulet_daemon::model::{Builtin, DtypeName, Model, Precision, Source, Tensor};
 use gpulet_daemon::wire::{
-    self, Backend, BatchCommand, BatchReport, BatchRequest, FromExecutor, GpuletStart, Link, Start,
-    ToExecutor,
+    self, Backend, BatchCommand, BatchReport, BatchRequest, FromExecutor, GpuletStart, Link,
+    Manner, Start, ToExecutor,
 };
 use gpulet_plan::profile::LatencyProfile;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -123,7 +123,7 @@ impl Executor {
         self.tell(&ToExecutor::Load {
             instance: name,
             model: Box::new(model.clone()),
-            soon: false,
+            manner: Manner::Whole,
         });
         match self.hear() {
             FromExecutor::Loaded { instance, points, .. } => {
@@ -142,7 +142,11 @@ impl Executor {
     /// Loads a model that must not load; why.
     pub fn load_error(&mut self, model: &Model) -> String {
         let instance = self.name();
-        self.tell(&ToExecutor::Load { instance, model: Box::new(model.clone()), soon: false });
+        self.tell(&ToExecutor::Load {
+            instance,
+            model: Box::new(model.clone()),
+            manner: Manner::Whole,
+        });
         match self.hear() {
             FromExecutor::LoadFailed { instance: failed, error } if failed == instance => error,
             other => panic!("{other:?}"),

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use gpulet_abi::status::Status;
 use gpulet_abi::tensor::Dtype;
-use gpulet_daemon::wire::{FromExecutor, GpuletStart, ToExecutor};
+use gpulet_daemon::wire::{FromExecutor, GpuletStart, Manner, ToExecutor};
 
 use crate::harness::{Executor, echo, replay_of, statuses};
 
@@ -23,7 +23,7 @@ fn an_executor_goes_when_its_daemon_hangs_up() {
     let mut loading = Executor::builtin();
     let model = echo(Dtype::F32, &[1 << 18]);
     let instance = loading.name();
-    loading.tell(&ToExecutor::Load { instance, model: Box::new(model), soon: false });
+    loading.tell(&ToExecutor::Load { instance, model: Box::new(model), manner: Manner::Whole });
     assert_eq!(loading.hang_up().code(), Some(0));
 }
 
@@ -44,7 +44,7 @@ fn a_polling_executor_answers_and_loads() {
 fn a_load_says_how_far_it_is() {
     let mut executor = Executor::builtin();
     let (model, instance) = (echo(Dtype::F32, &[1]), executor.name());
-    executor.tell(&ToExecutor::Load { instance, model: Box::new(model), soon: false });
+    executor.tell(&ToExecutor::Load { instance, model: Box::new(model), manner: Manner::Whole });
     let mut steps = Vec::new();
     loop {
         match executor.hear_step() {
@@ -127,7 +127,11 @@ fn an_unloaded_model_that_is_still_loading_is_answered_once() {
     let mut executor = Executor::builtin();
     let (slow, quick) = (echo(Dtype::F32, &[1 << 20]), echo(Dtype::F32, &[1]));
     let dropped = executor.name();
-    executor.tell(&ToExecutor::Load { instance: dropped, model: Box::new(slow), soon: false });
+    executor.tell(&ToExecutor::Load {
+        instance: dropped,
+        model: Box::new(slow),
+        manner: Manner::Whole,
+    });
     executor.tell(&ToExecutor::Unload { instance: dropped });
     match executor.hear() {
         FromExecutor::LoadFailed { instance, error } => {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use gpulet_abi::status::Status;
 use gpulet_abi::tensor::Dtype;
 use gpulet_daemon::model::{Model, Source, Tensor};
-use gpulet_daemon::wire::{Backend, FromExecutor, Start, ToExecutor};
+use gpulet_daemon::wire::{Backend, FromExecutor, Manner, Start, ToExecutor};
 use gpulet_torch::{Module, Options, Torch};
 use tempfile::TempDir;
 
@@ -311,7 +311,7 @@ fn a_loaded_model_runs_while_another_loads_and_the_daemon_may_go() {
     bench.executor.tell(&ToExecutor::Load {
         instance: loading,
         model: Box::new(slow),
-        soon: false,
+        manner: Manner::Whole,
     });
     let session = bench.executor.map(4096, 1);
     session.put(0, &quick, 1, 0, &floats(&[41.0]));
