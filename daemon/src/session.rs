@@ -1,7 +1,7 @@
 //! Sessions: the daemon's end of a client's region.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use gpulet_abi::doorbell::Doorbell;
 use gpulet_abi::layout::{Completion, Submission};
@@ -10,8 +10,9 @@ use gpulet_abi::ring::{Consumer, Producer};
 use gpulet_abi::status::Status;
 use gpulet_plan::queue::Ticket;
 
-use crate::executor::ExecutorSet;
+use crate::executor::{Executor, ExecutorSet};
 use crate::request::{Request, Stage, Suspicion, Timing};
+use crate::wire::{RegionGeometry, ToExecutor};
 
 /// One client's region and what is in flight in it.
 #[derive(Debug)]
@@ -104,9 +105,15 @@ impl Session {
         self.over
     }
 
-    /// The region's memfd, to be sent to an executor.
-    pub fn region_fd(&self) -> BorrowedFd<'_> {
-        self.region_fd.as_fd()
+    /// Has an executor map the region, unless it has.
+    pub fn introduce(&mut self, index: u32, executor: &mut Executor) {
+        if self.mapped.contains(index) {
+            return;
+        }
+        self.mapped.insert(index);
+        let geometry = RegionGeometry::from(&self.geometry);
+        let map = ToExecutor::Map { region: self.region_number, geometry };
+        executor.tell(&map, &[self.region_fd.as_fd()]);
     }
 
     /// The request in flight in a slot.

@@ -10,7 +10,7 @@ use crate::executor::{Executor, ExecutorSet};
 use crate::gpulet::{Gpulet, GpuletId};
 use crate::models::{Hosted, Role};
 use crate::request::{RequestId, Stage, Suspicion};
-use crate::wire::{BatchCommand, BatchRequest, RegionGeometry, ToExecutor};
+use crate::wire::{BatchCommand, BatchRequest};
 
 /// What was decided of a batch.
 pub(super) struct Closing {
@@ -269,12 +269,7 @@ impl Dispatcher {
             self.queued_count -= 1;
             let RequestId { session, slot } = entry.payload;
             let Some(session) = self.sessions.get_mut(session) else { continue };
-            if !session.mapped.contains(to.executor) {
-                session.mapped.insert(to.executor);
-                let geometry = RegionGeometry::from(&session.geometry);
-                let map = ToExecutor::Map { region: session.region_number, geometry };
-                executor.tell(&map, &[session.region_fd()]);
-            }
+            session.introduce(to.executor, executor);
             let region = session.region_number;
             let Some(request) = session.request_mut(slot) else { continue };
             request.stage = Stage::Running;

@@ -85,6 +85,7 @@ impl Server {
                     }
                 }
                 self.change_shares(index);
+                self.introduce_sessions(index);
                 self.tell_loads(index);
             }
             FromExecutor::StartFailed { error } => {

@@ -101,6 +101,18 @@ impl Server {
         }
     }
 
+    /// Has a successor map what clients share with the old one, so that the first batches need not wait
+    /// for it.
+    pub(super) fn introduce_sessions(&mut self, index: u32) {
+        let Some(executor) = self.dispatcher.executors.get_mut(index) else { return };
+        let Some(old) = executor.replaces else { return };
+        for session in self.dispatcher.sessions.iter_mut() {
+            if session.mapped.contains(old) && !session.is_over() {
+                session.introduce(index, executor);
+            }
+        }
+    }
+
     /// Lets successors take over that are ready to, and gives those up that never will be.
     pub(super) fn hand_over(&mut self) {
         for index in 0..self.dispatcher.executors.len() {
