@@ -84,6 +84,55 @@ fn a_successor_takes_over_when_it_is_ready() {
     assert!(state.is_ready());
 }
 
+/// Two gpulets that play one GPU in processes of their own, in a daemon with one more executor than
+/// that may start at once: the others wait for `$FOLDER/go`, or die.
+fn two_on_a_device(or: &str) -> Daemon {
+    let count = "n=1; while ! mkdir \"$FOLDER/start$n\" 2>/dev/null; do n=$((n+1)); done";
+    let script = format!("{count}\nif [ $n -gt 3 ]; then {or}; fi\nexec \"$EXECUTOR\"");
+    let setup = Setup::builtin().top("spin_us = 10").executor(&script);
+    let gpulet = |name: &str| {
+        let profiles = setup.path().join("profiles");
+        std::os::unix::fs::symlink(&profiles, setup.path().join(name)).unwrap();
+        format!(
+            "[[gpulet]]\nname = '{name}'\nmechanism = 'replay'\ndevice = 0\nshare_pct = 50\n\
+             profiles = '{name}'\n"
+        )
+    };
+    let gpulets = ["one", "two"].map(gpulet).concat();
+    setup.gpulets(&gpulets).start()
+}
+
+/// Or both would run on the same part of it until the other one is ready as well.
+#[test]
+fn successors_on_one_device_take_over_together() {
+    let daemon = two_on_a_device("while [ ! -e \"$FOLDER/go\" ]; do sleep 0.01; done");
+    let mut session = daemon.session();
+    let echo = open(&mut session, "echo");
+    let counted = |what: &str| daemon.log().matches(what).count();
+    echo_meanwhile(&daemon, || {
+        set_share(&daemon, "spin_us = 10", "spin_us = 20");
+        support::eventually("one is ready", || (counted("model ready") == 3).then_some(()));
+        echo_once(&mut session, echo, 1, 1);
+        assert_eq!((counted("takes over"), pids(&daemon.state()).len()), (0, 4));
+        fs::write(daemon.folder().join("go"), "").unwrap();
+        daemon.wait_for("both took over", |state| {
+            (counted("takes over") == 2 && pids(state).len() == 2).then_some(())
+        });
+    });
+}
+
+#[test]
+fn a_successor_does_not_wait_for_one_that_was_lost() {
+    let daemon = two_on_a_device("exit 1");
+    set_share(&daemon, "spin_us = 10", "spin_us = 20");
+    support::eventually("one took over", || {
+        (daemon.log().matches("takes over").count() == 1).then_some(())
+    });
+    let mut session = daemon.session();
+    let echo = open(&mut session, "echo");
+    echo_once(&mut session, echo, 1, 1);
+}
+
 #[test]
 fn nothing_is_lost_while_successors_take_over() {
     let daemon = Setup::builtin().start();

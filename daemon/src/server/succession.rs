@@ -2,8 +2,9 @@
 //!
 //! An executor that changed gets a *successor* of the same name. It starts and loads while the old one
 //! serves, and takes no batches until it is as ready as the old one: then it takes all new ones, and
-//! the old one drains and goes. Where only shares changed and the executor splits its device itself,
-//! nobody is replaced ([`sharing`](super::sharing)).
+//! the old one drains and goes. Successors on one device take over together: if a share that grows came
+//! before another one shrank, both would run on the same multiprocessors. Where only shares changed and
+//! the executor splits its device itself, nobody is replaced ([`sharing`](super::sharing)).
 
 use tracing::{error, info, warn};
 
@@ -115,22 +116,32 @@ impl Server {
 
     /// Lets successors take over that are ready to, and gives those up that never will be.
     pub(super) fn hand_over(&mut self) {
+        let (mut ready, mut awaited) = (Vec::new(), Vec::new());
         for index in 0..self.dispatcher.executors.len() {
             let Some(executor) = self.dispatcher.executors.get(index) else { continue };
             let Some(old) = executor.replaces else { continue };
-            if executor.state != State::Running {
-                continue;
-            }
+            let device = executor.device.clone();
             match self.readiness(index, old) {
-                Successor::Loading => {}
-                Successor::Ready => self.succeed(index, old),
+                Successor::Ready => ready.push((index, old, device)),
                 Successor::Lacks(model) => self.give_up(index, &model),
+                // One that was lost may never come.
+                Successor::Loading if executor.restart_count > 0 => {}
+                Successor::Loading => awaited.extend(device),
+            }
+        }
+        for (index, old, device) in ready {
+            if device.is_none_or(|device| !awaited.contains(&device)) {
+                self.succeed(index, old);
             }
         }
     }
 
-    /// What a successor's models say.
+    /// What a successor and its models say.
     fn readiness(&self, index: u32, old: u32) -> Successor {
+        let executor = self.dispatcher.executors.get(index);
+        if executor.is_none_or(|executor| executor.state != State::Running) {
+            return Successor::Loading;
+        }
         let in_executor = |hosted: &Hosted, executor: u32| {
             let mut instances = hosted.instances.iter();
             let here = |it: &&Instance| it.gpulet.executor == executor;
