@@ -268,6 +268,12 @@ impl<'a> Maker<'a> {
         // SAFETY: the set and the weights outlive the graph in `Lane`, and the engine runs one batch at
         // a time on a set.
         let captured = unsafe { placed.capture(stream.raw(), pool, &inputs, &outputs) };
+        if let Ok(graph) = &captured {
+            // Or the first batch would wait for it.
+            // SAFETY: a live graph.
+            let uploaded = unsafe { stream.upload(graph.exec()) };
+            uploaded.map_err(|error| format!("capture of {rows} rows: {error}"))?;
+        }
         stream.wait().map_err(|error| format!("capture of {rows} rows: {error}"))?;
         self.capture_ns.update(|ns| ns + ns_since(begun));
         tracing::debug!(

@@ -288,6 +288,18 @@ impl Stream {
         // SAFETY: the caller's.
         check(unsafe { sys::cuGraphLaunch(exec.cast(), self.0.as_ptr()) }, "cuGraphLaunch")
     }
+
+    /// Brings a captured graph to the device, which its first launch does otherwise.
+    ///
+    /// # Safety
+    /// `exec` is a live `CUgraphExec`.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub(super) unsafe fn upload(&self, exec: *mut c_void) -> Result<(), CudaError> {
+        // SAFETY: the caller's.
+        check(unsafe { sys::cuGraphUpload(exec.cast(), self.0.as_ptr()) }, "cuGraphUpload")
+    }
 }
 
 impl Drop for Stream {
