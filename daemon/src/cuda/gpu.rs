@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::ops::Deref;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use gpulet_kernels::cuda::{Arch, Cubin, Kernels};
 use gpulet_torch::cuda::{Cuda, CudaOpenError};
@@ -41,6 +43,9 @@ pub enum GpuError {
     /// libtorch or our shim.
     #[error("{0}")]
     Torch(#[from] gpulet_torch::OpenError),
+    /// A setting of libtorch's.
+    #[error("{0}")]
+    Threads(#[from] gpulet_torch::Error),
     /// libtorch's CUDA half, or ours.
     #[error("{0}")]
     TorchCuda(#[from] CudaOpenError),
@@ -108,10 +113,19 @@ impl Gpu {
     /// # Errors
     /// [`GpuError`].
     pub fn open(options: &Options) -> Result<(Gpu, Division), GpuError> {
-        let device = Device::open(0)?;
         let (libtorch_dir, shim) = (options.libtorch_dir.clone(), options.shim.clone());
-        let torch =
-            gpulet_torch::Torch::open(&gpulet_torch::Options { libtorch_dir, shim, cuda: true })?;
+        let how = gpulet_torch::Options { libtorch_dir, shim, cuda: true };
+        // Each takes a quarter of a second: loading libraries, and making a context.
+        let (device, torch) = thread::scope(|scope| {
+            let device = scope.spawn(|| Device::open(0));
+            let torch = gpulet_torch::Torch::open(&how);
+            (device.join().unwrap_or_else(|panic| resume_unwind(panic)), torch)
+        });
+        let (device, torch) = (device?, torch?);
+        device.bind()?;
+        // Models run on the device. What is done to them here before would take all CPUs from those who
+        // serve.
+        torch.set_threads(1)?;
         let cuda = Cuda::open(&torch, options.cuda_shim.as_deref(), 0)?;
         let splits = !options.shares_pct.is_empty();
         let split = splits.then(|| Split::new(&device)).transpose()?;
