@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -71,6 +72,8 @@ pub struct Gpu {
     pub kernels: Option<Arc<Kernels>>,
     /// Where it can be divided in several ways.
     pub split: Option<Split>,
+    /// A model was to be loaded.
+    pub(super) has_loaded: AtomicBool,
     /// By first group and how many.
     cuts: Mutex<HashMap<(u32, u32), Arc<Cut>>>,
 }
@@ -130,7 +133,8 @@ impl Gpu {
         let splits = !options.shares_pct.is_empty();
         let split = splits.then(|| Split::new(&device)).transpose()?;
         let kernels = kernels(&device, &torch, options);
-        let gpu = Gpu { device, torch, cuda, kernels, split, cuts: Mutex::default() };
+        let (has_loaded, cuts) = (AtomicBool::new(false), Mutex::default());
+        let gpu = Gpu { device, torch, cuda, kernels, split, has_loaded, cuts };
         let division = gpu.divide(0, &options.shares_pct)?;
         Ok((gpu, division))
     }

@@ -1,7 +1,7 @@
 //! From an archive to a model that can run on every gpulet.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use gpulet_kernels::ImageSpec;
@@ -89,6 +89,7 @@ pub(super) fn load(
     (extent, runs): (Extent, Runs),
 ) -> Result<Loaded, LoadError> {
     let begun = Instant::now();
+    gpu.has_loaded.store(true, Ordering::Relaxed);
     gpu.device.bind().map_err(|error| LoadError::model(model, error))?;
     let before = gpu.device.memory().map_or(0, |(free, _)| free);
     let weights = match &model.source {

@@ -18,11 +18,11 @@ def forward(self, x: Tensor):
 /// Pictures, channels, height and width.
 const DIMS: [usize; 4] = [8, 8, 8, 8];
 
-/// Does it.
+/// Does it, for models in that precision.
 ///
 /// # Errors
 /// What went wrong, for people.
-pub(super) fn prime(gpu: &Arc<Gpu>, divisions: &Divisions) -> Result<(), String> {
+pub(super) fn prime(gpu: &Arc<Gpu>, divisions: &Divisions, dtype: Dtype) -> Result<(), String> {
     let text = |error: gpulet_torch::Error| error.to_string();
     gpu.device.bind().map_err(|error| error.to_string())?;
     let module = Module::define(&gpu.torch, SOURCE, &[], &[]).map_err(text)?;
@@ -40,16 +40,15 @@ pub(super) fn prime(gpu: &Arc<Gpu>, divisions: &Divisions) -> Result<(), String>
         DeviceTensor { address, dtype: Dtype::F32, dims, rank: shape.len() }
     };
     let (input, output) = (tensor(&from, &DIMS), tensor(&to, &[DIMS[0], DIMS[0]]));
-    for dtype in [Dtype::F32, Dtype::F16] {
-        let halves = dtype == Dtype::F16;
-        let precision = Precision { dtype, tf32: false, channels_last: halves };
-        let placed = gpu.cuda.place(&module, precision).map_err(text)?;
-        // SAFETY: the stream is live, and the memory is this function's, which waits.
-        let run = unsafe { placed.run(stream.raw(), &[input], &[output]) };
-        let waited = stream.wait();
-        run.map_err(text)?;
-        waited.map_err(|error| error.to_string())?;
-    }
+    let halves = dtype == Dtype::F16;
+    let precision = Precision { dtype, tf32: false, channels_last: halves };
+    let placed = gpu.cuda.place(&module, precision).map_err(text)?;
+    // SAFETY: the stream is live, and the memory is this function's, which waits.
+    let run = unsafe { placed.run(stream.raw(), &[input], &[output]) };
+    let waited = stream.wait();
+    run.map_err(text)?;
+    waited.map_err(|error| error.to_string())?;
+    drop(placed);
     drop(stream);
     gpu.cuda.trim().map_err(text)
 }

@@ -2,7 +2,10 @@
 //! model on it, and what a model that was loaded soon runs with at last.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
+
+use gpulet_torch::Dtype;
 
 use super::{Gpulet, Lane};
 use crate::cuda::capture::{Extent, Maker, Runs};
@@ -64,14 +67,23 @@ impl Making {
         Making { gpu, divisions, later: None, say, said, count: 1, wanted: None }
     }
 
-    /// Has what takes long done by that thread, the first thing at once.
+    /// Has what takes long done by that thread, the first thing at once. What only models in halves
+    /// need comes next, unless models were asked for meanwhile: their batches would wait for it.
     pub(super) fn employ(&mut self, later: Later) {
-        let gpu = Arc::clone(&self.gpu);
-        let divisions = self.divisions.clone();
-        later.run(move || {
-            if let Err(error) = prime(&gpu, &divisions) {
+        let (gpu, divisions) = (Arc::clone(&self.gpu), self.divisions.clone());
+        let prime = move |dtype| {
+            if let Err(error) = prime(&gpu, &divisions, dtype) {
                 tracing::warn!("the first model will take longer to load: {error}");
             }
+        };
+        let (loads, behind) = (Arc::clone(&self.gpu), later.clone());
+        later.run(move || {
+            prime(Dtype::F32);
+            behind.run(move || {
+                if !loads.has_loaded.load(Ordering::Relaxed) {
+                    prime(Dtype::F16);
+                }
+            });
         });
         self.later = Some(later);
     }
