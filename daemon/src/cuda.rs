@@ -11,6 +11,7 @@
 //! | [`loaded`]  | that model, on all of them                                                   |
 //! | `lane`      | and what it has on one gpulet                                                |
 //! | `capture`   | from weights to lanes                                                        |
+//! | `courtesy`  | threads whose work can wait                                                  |
 //! | `ladder`    | which division batches run on, while it changes                              |
 //! | [`engine`]  | batches under way                                                            |
 //! | [`local`]   | a model in this process, without a daemon                                    |
@@ -21,6 +22,7 @@
 mod accuracy;
 mod builtin;
 mod capture;
+mod courtesy;
 pub mod driver;
 pub mod engine;
 pub mod gpu;

@@ -213,7 +213,8 @@ impl Executor {
     /// What the kernel says; the message names the program.
     pub fn spawn(&mut self, program: &Path, registry: &Registry, token: Token) -> io::Result<()> {
         let with = (registry, token);
-        self.process = Some(Process::start(program, &self.environment, &self.start, with)?);
+        let start = Start { beside: self.replaces.is_some(), ..self.start.clone() };
+        self.process = Some(Process::start(program, &self.environment, &start, with)?);
         self.heard_ns = now_ns();
         self.lost_device = false;
         self.doomed_ns = None;

@@ -107,6 +107,8 @@ pub struct Start {
     /// How long to poll for the next command before sleeping; `u64::MAX`: never sleep, not even while a
     /// batch is under way.
     pub spin_ns: u64,
+    /// Until it is ready another one serves in its place, whose batches are not to be late for it.
+    pub beside: bool,
 }
 
 /// A gpulet, as its executor knows it.

@@ -171,6 +171,7 @@ fn start_executor(program: &Path, poll: &Poll, profiles_dir: &Path, count: u32) 
         thread_count: 1,
         cpus: Vec::new(),
         spin_ns: 0,
+        beside: false,
     };
     let mut executor = Executor::new(gpulets, start);
     executor.spawn(program, poll.registry(), Token(0)).unwrap();

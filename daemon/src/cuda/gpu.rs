@@ -11,6 +11,7 @@ use std::thread;
 use gpulet_kernels::cuda::{Arch, Cubin, Kernels};
 use gpulet_torch::cuda::{Cuda, CudaOpenError};
 
+use super::courtesy::give_way;
 use super::driver::{CudaError, Device, DeviceError, Stream};
 use super::green::{Green, Split, places};
 
@@ -30,6 +31,8 @@ pub struct Options {
     /// The percentage of each gpulet where the device is to be cut into green contexts; empty for
     /// one gpulet that has everything this process sees, always.
     pub shares_pct: Vec<u8>,
+    /// Somebody serves on this device meanwhile, and is not to be late for it.
+    pub beside: bool,
 }
 
 /// Why there is no GPU to run models on.
@@ -120,12 +123,16 @@ impl Gpu {
         let how = gpulet_torch::Options { libtorch_dir, shim, cuda: true };
         // Each takes a quarter of a second: loading libraries, and making a context.
         let (device, torch) = thread::scope(|scope| {
-            let device = scope.spawn(|| Device::open(0));
-            let torch = gpulet_torch::Torch::open(&how);
-            (device.join().unwrap_or_else(|panic| resume_unwind(panic)), torch)
+            let torch = scope.spawn(|| {
+                if options.beside {
+                    give_way();
+                }
+                gpulet_torch::Torch::open(&how)
+            });
+            let device = Device::open(0);
+            (device, torch.join().unwrap_or_else(|panic| resume_unwind(panic)))
         });
         let (device, torch) = (device?, torch?);
-        device.bind()?;
         // Models run on the device. What is done to them here before would take all CPUs from those who
         // serve.
         torch.set_threads(1)?;

@@ -7,7 +7,6 @@ use std::time::Instant;
 use gpulet_kernels::ImageSpec;
 use gpulet_torch::Module;
 use gpulet_torch::cuda::{Placed, Precision};
-use rustix::process::setpriority_process;
 
 use super::accuracy::{self, Specs};
 use super::builtin;
@@ -17,6 +16,7 @@ use super::lane::Layouts;
 use super::loaded::{Loaded, Times};
 use super::weights::{Forward, Weights};
 
+use super::courtesy::give_way;
 use crate::backend::buffer::RowBytes;
 use crate::backend::torch::{ARCHIVE_BYTES_MAX, check_signature, specs_of};
 use crate::backend::warmup::sizes;
@@ -37,9 +37,6 @@ const FIRST_RUNS: usize = 3;
 /// The same beside an executor that serves: each run takes multiprocessors from its batches. So the
 /// two quickest count, and what the load of both is, the first batches tell.
 const BESIDE_RUNS: usize = 5;
-
-/// As low as it gets.
-const NICENESS: i32 = 19;
 
 /// Loads models onto a GPU.
 pub struct CudaLoad {
@@ -67,13 +64,6 @@ impl Load for CudaLoad {
             }
         };
         load(&self.gpu, &self.divisions, model, progress, how)
-    }
-}
-
-/// Has the CPU threads of those who serve go before this one, which ends with the load.
-fn give_way() {
-    if let Err(error) = setpriority_process(None, NICENESS) {
-        tracing::warn!("a load takes CPU time from those who serve: {error}");
     }
 }
 

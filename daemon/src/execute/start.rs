@@ -142,6 +142,7 @@ fn prepare(start: &Start) -> Result<Ready, String> {
             kernel_cache: Some(cuda.kernel_cache.clone()),
             nvrtc: cuda.nvrtc.clone(),
             shares_pct: if cuda.split { shares_pct.collect() } else { Vec::new() },
+            beside: start.beside,
         };
         let (gpu, division) = Gpu::open(&options).map_err(|error| error.to_string())?;
         return Ok(Ready::Cuda(Arc::new(gpu), Arc::new(division)));

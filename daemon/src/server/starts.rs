@@ -55,6 +55,7 @@ pub(super) fn wanted(config: &Config, devices: &Devices) -> Vec<Wanted> {
                 Spin::Always if !needs_cuda(mechanism) => 0,
                 spin => spin.ns(),
             },
+            beside: false,
         };
         let device = devices.domain(gpulet);
         all.push(Wanted { gpulets: vec![gpulet.clone()], start, environment, device });

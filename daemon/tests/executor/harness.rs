@@ -44,6 +44,7 @@ pub fn replay_of(profiles_dir: PathBuf) -> Start {
         thread_count: 1,
         cpus: Vec::new(),
         spin_ns: 0,
+        beside: false,
     }
 }
 

@@ -15,6 +15,7 @@ fn an_executor_goes_when_its_daemon_hangs_up() {
 
     let mut polling = Executor::spawn(&gpulet_daemon::wire::Start {
         spin_ns: u64::MAX,
+        beside: false,
         ..replay_of(std::env::temp_dir())
     });
     assert!(matches!(polling.hear(), FromExecutor::Started { .. }));
@@ -31,6 +32,7 @@ fn an_executor_goes_when_its_daemon_hangs_up() {
 fn a_polling_executor_answers_and_loads() {
     let mut executor = Executor::spawn(&gpulet_daemon::wire::Start {
         spin_ns: u64::MAX,
+        beside: false,
         ..replay_of(std::env::temp_dir())
     });
     assert!(matches!(executor.hear(), FromExecutor::Started { .. }));

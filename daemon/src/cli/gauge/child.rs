@@ -87,6 +87,7 @@ fn open(gpu: GpuArguments, shares_pct: Vec<u8>) -> Result<Bench, String> {
         kernel_cache: Some(gpu.kernel_cache),
         nvrtc: gpu.nvrtc,
         shares_pct,
+        beside: false,
     };
     Bench::open(&options).map_err(|error| error.to_string())
 }

@@ -262,6 +262,7 @@ fn executor(name: &str) -> Executor {
         thread_count: 1,
         cpus: Vec::new(),
         spin_ns: 0,
+        beside: false,
     };
     Executor::new(gpulets, start)
 }
