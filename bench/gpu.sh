@@ -10,9 +10,9 @@
 # (/tmp/gpulet-results), where it stays: the table is of all that is there. Where time is short: $DRILLS
 # GPU faults under mps (50), $HARMS of each other harm (4), $CYCLES models loaded and unloaded under mps
 # (50), at which $SHARES below 100 % latencies are taken, and which models of the paper, $PAPER, are
-# exported and compared. PART, all without but profile: kernels answers latency coexist change drill harm
-# cold share adopt lend two profile. `two` needs two GPUs, and is left out where there is one. Latencies
-# are those of tf32, which is what PyTorch computes convolutions in by default.
+# exported and compared. PART, all without but profile: kernels answers latency coexist change drill
+# harm cold share adopt lend two profile. `two` needs two GPUs, and is left out where there is one.
+# Latencies are those of tf32, which is what PyTorch computes convolutions in by default.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 bin=$(readlink -f "${1:-$here/target/release}")
