@@ -15,6 +15,10 @@ pub(crate) const HISTORY_COUNT: usize = 128;
 /// Refusals in a row, with no batch run between, after which the past is no longer believed.
 pub(crate) const REFUSED_MAX: u32 = 16;
 
+/// Batches of other sizes in a row after which what a size took is no longer believed. A prediction
+/// that keeps a size from running would otherwise keep itself.
+pub(crate) const ELSEWHERE_MAX: u32 = 64;
+
 /// The last observations near one profile point.
 #[derive(Debug, Clone)]
 pub(crate) struct Correction {
@@ -22,11 +26,13 @@ pub(crate) struct Correction {
     next: usize,
     len: usize,
     refused_count: u32,
+    elsewhere_count: u32,
 }
 
 impl Correction {
     pub(crate) const fn new() -> Self {
-        Self { ratios: [0; HISTORY_COUNT], next: 0, len: 0, refused_count: 0 }
+        let ratios = [0; HISTORY_COUNT];
+        Self { ratios, next: 0, len: 0, refused_count: 0, elsewhere_count: 0 }
     }
 
     /// `measured_ns / expected_ns`, rounded up, clamped to what a factor can hold.
@@ -47,6 +53,15 @@ impl Correction {
         self.next = (self.next + 1) % HISTORY_COUNT;
         self.len = (self.len + 1).min(HISTORY_COUNT);
         self.refused_count = 0;
+        self.elsewhere_count = 0;
+    }
+
+    /// A batch ran whose size is not near this point.
+    pub(crate) fn pass(&mut self) {
+        self.elsewhere_count = self.elsewhere_count.saturating_add(1);
+        if self.elsewhere_count >= ELSEWHERE_MAX && self.factor() > UNITY {
+            self.forget();
+        }
     }
 
     /// Counts one refusal; true when the limit is reached and the observations should go.
@@ -142,6 +157,22 @@ mod tests {
         assert!(correction.refuse());
         correction.forget();
         assert_eq!(correction.factor(), UNITY);
+    }
+
+    #[test]
+    fn a_slow_batch_is_forgotten_where_only_others_run() {
+        let mut correction = observed([3 * UNITY]);
+        (1..ELSEWHERE_MAX).for_each(|_| correction.pass());
+        assert_eq!(correction.factor(), 3 * UNITY);
+        correction.pass();
+        assert_eq!(correction.factor(), UNITY);
+    }
+
+    #[test]
+    fn fast_batches_are_remembered_wherever_others_run() {
+        let mut correction = observed(vec![UNITY / 2; HISTORY_COUNT]);
+        (0..2 * ELSEWHERE_MAX).for_each(|_| correction.pass());
+        assert_eq!(correction.factor(), UNITY / 2);
     }
 
     #[test]

@@ -236,12 +236,14 @@ impl LatencyProfile {
     ///
     /// Kept per profile point; a batch between two points counts for both. A batch slower than
     /// the profile raises the prediction in proportion until 16 later ones near that size were
-    /// faster. Only 128 batches in a row, all faster than the profile, lower it, to the slowest
-    /// of them.
+    /// faster, or 64 of other sizes ran since: what is predicted too slow to run would never be
+    /// seen to be faster. Only 128 batches in a row, all faster than the profile, lower it, to the
+    /// slowest of them.
     pub fn observe(&mut self, rows: u32, measured_ns: u64) {
         let ratio = Correction::ratio(measured_ns, self.p99_ns(rows));
-        for index in self.points_around(rows) {
-            self.corrections[index].observe(ratio);
+        let around = self.points_around(rows);
+        for (index, correction) in self.corrections.iter_mut().enumerate() {
+            if around.contains(&index) { correction.observe(ratio) } else { correction.pass() }
         }
         self.apply_corrections();
     }

@@ -192,6 +192,17 @@ fn a_model_shut_out_by_its_correction_is_tried_again() {
 }
 
 #[test]
+fn a_size_shut_out_by_its_correction_is_tried_again() {
+    let mut profile = ladder();
+    profile.observe(8, 50_000);
+    assert_eq!(profile.largest_batch_within(5_000, 8), 4);
+    (0..63).for_each(|_| profile.observe(1, 1_000));
+    assert_eq!(profile.largest_batch_within(5_000, 8), 4);
+    profile.observe(1, 1_000);
+    assert_eq!(profile.largest_batch_within(5_000, 8), 8);
+}
+
+#[test]
 fn refusals_that_are_not_the_corrections_fault_change_nothing() {
     let mut profile = ladder();
     profile.observe(1, 50_000);

@@ -1,12 +1,15 @@
 //! Idle gpulets: the fastest is used first, and guests may borrow what their own could not do in time.
 
+use std::time::Duration;
+
 use gpulet_client::clock::now_ns;
 use gpulet_client::{Session, Status};
 
 use crate::support::MS_NS;
-use crate::support::client::{next, open, status, submit, submit_until};
+use crate::support::client::{collect, next, open, status, submit, submit_until};
 use crate::support::daemon::{Daemon, Setup};
 use crate::support::models::{Folder, write_profile};
+use crate::support::process::Frozen;
 
 fn batches(daemon: &Daemon, gpulet: &str) -> u64 {
     daemon.state().gpulet(gpulet).unwrap()["batches"].as_u64().unwrap()
@@ -84,4 +87,40 @@ fn of_idle_gpulets_the_fastest_is_used() {
         assert_eq!(status(&next(&mut session)), Status::Ok);
     }
     assert_eq!(["a", "b", "c"].map(|name| batches(&daemon, name)), [0, 5, 0]);
+}
+
+#[test]
+fn a_host_that_was_slow_once_is_lent_again() {
+    let setup = Setup::builtin().slow("guest", MS_NS, 1).slow("own", MS_NS, 1).gpulets(
+        &(gpulet("home", "models = ['guest']")
+            + &gpulet("host", "models = ['own']\nguests = ['guest']")),
+    );
+    write_profile(&setup.path().join("home"), "guest", 20 * MS_NS, 1);
+    write_profile(&setup.path().join("host"), "guest", 40 * MS_NS, 1);
+    write_profile(&setup.path().join("host"), "own", MS_NS, 1);
+    let daemon = setup.start();
+    let mut session = daemon.session();
+    let guest = open(&mut session, "guest");
+    // Home makes two of them one after the other, and would make the third if it had not those.
+    let three = |session: &mut Session| {
+        for seed in 0..3 {
+            submit_until(session, guest, 1, seed, now_ns() + 55 * MS_NS);
+        }
+    };
+    let stall = Frozen::new(daemon.executor_pid("host"));
+    three(&mut session);
+    daemon.wait_for("it is lent", |state| {
+        (state.gpulet("host").unwrap()["running"].as_u64() == Some(1)).then_some(())
+    });
+    std::thread::sleep(Duration::from_millis(100));
+    drop(stall);
+    collect(&mut session, 3);
+    assert_eq!(batches(&daemon, "host"), 1);
+    // It took longer than any of these has, and only trying can tell that it no longer does.
+    let lent = (0..60).any(|_| {
+        three(&mut session);
+        collect(&mut session, 3);
+        batches(&daemon, "host") > 1
+    });
+    assert!(lent, "nothing was lent any more");
 }
