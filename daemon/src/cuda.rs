@@ -3,7 +3,8 @@
 //! | module      | holds                                                                        |
 //! |-------------|------------------------------------------------------------------------------|
 //! | [`driver`]  | the CUDA driver's objects, freed when they are dropped                       |
-//! | [`memory`]  | memory of the device, and what the device reaches of the host's              |
+//! | [`memory`]  | memory of the device, and of the host's what is ours and the device reaches  |
+//! | `registration` | memory of others that the device reaches, in `pieces`                     |
 //! | [`green`]   | parts of a device's multiprocessors                                          |
 //! | [`gpu`]     | a device with libtorch on it, and its divisions among gpulets                |
 //! | [`load`]    | from an archive to a model that can run                                      |
@@ -35,6 +36,8 @@ pub mod local;
 pub mod measure;
 pub mod memory;
 mod moves;
+mod pieces;
 mod prime;
 mod regions;
+pub mod registration;
 pub mod weights;

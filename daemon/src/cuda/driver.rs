@@ -9,6 +9,8 @@ use std::ptr::{self, NonNull};
 
 use cudarc::driver::sys::{self, CUresult};
 
+use super::pieces::pieces;
+
 /// A call into the driver failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}: {name}")]
@@ -22,6 +24,11 @@ pub struct CudaError {
 impl CudaError {
     pub(super) fn of_kernel(error: gpulet_kernels::cuda::Error) -> CudaError {
         CudaError { what: "kernel", name: error.to_string() }
+    }
+
+    pub(super) fn other_address() -> CudaError {
+        let name = "the device has another address for it than the host".to_owned();
+        CudaError { what: "registered memory", name }
     }
 
     pub(super) fn no_kernels() -> CudaError {
@@ -218,10 +225,16 @@ impl Stream {
         to: u64,
         bytes: usize,
     ) -> Result<(), CudaError> {
-        // SAFETY: the caller's.
-        let code =
-            unsafe { sys::cuMemcpyHtoDAsync_v2(to, from.as_ptr().cast(), bytes, self.0.as_ptr()) };
-        check(code, "cuMemcpyHtoDAsync")
+        for piece in pieces(from.as_ptr() as usize, bytes) {
+            let to = to + piece.start as u64;
+            // SAFETY: the caller's; the piece is part of what is copied.
+            let code = unsafe {
+                let from = from.add(piece.start).as_ptr().cast();
+                sys::cuMemcpyHtoDAsync_v2(to, from, piece.len(), self.0.as_ptr())
+            };
+            check(code, "cuMemcpyHtoDAsync")?;
+        }
+        Ok(())
     }
 
     /// Copies device memory to the host.
@@ -237,10 +250,16 @@ impl Stream {
         to: NonNull<u8>,
         bytes: usize,
     ) -> Result<(), CudaError> {
-        // SAFETY: the caller's.
-        let code =
-            unsafe { sys::cuMemcpyDtoHAsync_v2(to.as_ptr().cast(), from, bytes, self.0.as_ptr()) };
-        check(code, "cuMemcpyDtoHAsync")
+        for piece in pieces(to.as_ptr() as usize, bytes) {
+            let from = from + piece.start as u64;
+            // SAFETY: the caller's; the piece is part of what is copied.
+            let code = unsafe {
+                let to = to.add(piece.start).as_ptr().cast();
+                sys::cuMemcpyDtoHAsync_v2(to, from, piece.len(), self.0.as_ptr())
+            };
+            check(code, "cuMemcpyDtoHAsync")?;
+        }
+        Ok(())
     }
 
     /// Copies device memory to device memory.

@@ -11,7 +11,7 @@ use super::gpu::{Divisions, Gpu, GpuError, Options, TorchStream};
 use super::lane::{Fit, Lane};
 use super::load;
 use super::loaded::Loaded;
-use super::memory::Registration;
+use super::registration::Registration;
 use super::weights::{Forward, Weights};
 use crate::backend::{
     Backend, Copied, Instance, LoadError, RunError, View, check_views, memory_error,

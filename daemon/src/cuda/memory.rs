@@ -200,52 +200,6 @@ fn take_fitting(spare: &mut Vec<Block>, bytes: usize) -> Option<Block> {
     Some(spare.swap_remove(index))
 }
 
-/// Somebody else's memory, pinned so that the device can copy from and to it.
-#[derive(Debug)]
-pub struct Registration {
-    data: NonNull<u8>,
-    device: u64,
-}
-
-// SAFETY: the driver's bookkeeping of memory, bound to no thread.
-unsafe impl Send for Registration {}
-
-impl Registration {
-    /// Pins `bytes` bytes at `data`. Takes about half a millisecond a MiB.
-    ///
-    /// # Safety
-    /// The memory stays mapped for as long as the registration lives.
-    ///
-    /// # Errors
-    /// [`CudaError`].
-    pub unsafe fn new(data: NonNull<u8>, bytes: usize) -> Result<Registration, CudaError> {
-        let flags = sys::CU_MEMHOSTREGISTER_PORTABLE | sys::CU_MEMHOSTREGISTER_DEVICEMAP;
-        // SAFETY: the caller's.
-        let code = unsafe { sys::cuMemHostRegister_v2(data.as_ptr().cast(), bytes, flags) };
-        check(code, "cuMemHostRegister")?;
-        let mut registration = Registration { data, device: 0 };
-        // SAFETY: registered with a device mapping just now; the out-parameter is valid.
-        let code = unsafe {
-            let host = data.as_ptr().cast();
-            sys::cuMemHostGetDevicePointer_v2(&mut registration.device, host, 0)
-        };
-        check(code, "cuMemHostGetDevicePointer")?;
-        Ok(registration)
-    }
-
-    /// Where the device sees the first byte.
-    pub fn device_address(&self) -> u64 {
-        self.device
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        // SAFETY: registered by us and taken back once.
-        let _ = unsafe { sys::cuMemHostUnregister(self.data.as_ptr().cast()) };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,8 +1,8 @@
 //! Sessions' regions, registered with CUDA so that the DMA engines read and write slots themselves.
 //!
-//! Registering pins every page and takes half a millisecond a MiB, and taking it back waits for the
-//! device, so a thread of its own does both. Until a region is registered its tensors are staged
-//! through pinned memory.
+//! Registering takes a millisecond a MiB, and so does taking it back, so a thread of its own does both
+//! ([`super::registration`]). Until a region is registered its tensors are staged through pinned
+//! memory.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,7 +14,7 @@ use std::thread::Builder;
 use gpulet_abi::region::Region;
 
 use super::gpu::Gpu;
-use super::memory::Registration;
+use super::registration::Registration;
 
 /// Pages that the device copies from and to.
 const PAGE_BYTES: usize = 4096;
