@@ -27,7 +27,7 @@ pub struct Registration {
 unsafe impl Send for Registration {}
 
 impl Registration {
-    /// Registers `bytes` bytes at `data`, whole pages. Takes about a millisecond a MiB, most of it asleep
+    /// Registers `bytes` bytes at `data`. Takes about a millisecond a MiB, most of it asleep
     /// or in the kernel.
     ///
     /// # Safety
