@@ -14,10 +14,12 @@ mod kernels;
 mod nvrtc;
 mod params;
 mod sm_set;
+mod steps;
 
 pub use cubin::{Arch, Cubin, Origin};
 pub use driver::{Error, check, driver};
-pub use kernels::{DevicePart, Kernel, Kernels, Pressure, Stream};
+pub use kernels::{DevicePart, Kernel, Kernels, Pattern, Pressure, Stream};
 pub use nvrtc::{CompileError, Version};
 pub use params::PARTS_MAX;
 pub use sm_set::SmSet;
+pub use steps::After;

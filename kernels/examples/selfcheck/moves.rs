@@ -1,7 +1,7 @@
-//! gather, scatter and bools against their twins: random parts, of any length and alignment.
+//! gather, scatter, bools and fill against their twins: random parts, of any length and alignment.
 
 use fastrand::Rng;
-use gpulet_kernels::cuda::{Kernels, Stream};
+use gpulet_kernels::cuda::{Kernels, Pattern, Stream};
 use gpulet_kernels::{Cast, gather_cast, normalise_bools, scatter_cast};
 
 use super::casts;
@@ -21,6 +21,8 @@ pub fn check(gpu: &Gpu, kernels: &Kernels, report: &mut Report) {
     report.line("nothing at all", nothing(gpu, kernels));
     let outcome = rounds(report, |random| bools(gpu, kernels, random));
     report.line("bools", outcome);
+    let outcome = rounds(report, |random| fill(gpu, kernels, random));
+    report.line("fill", outcome);
 }
 
 /// Many rounds, each of other randomness; the first that fails says how to have it again.
@@ -136,6 +138,7 @@ fn nothing(gpu: &Gpu, kernels: &Kernels) -> Outcome {
             kernels.gather(gpu.stream, &[none, none], all, Cast::F32ToF16),
             kernels.scatter(gpu.stream, all, &[none], Cast::None),
             kernels.bools(gpu.stream, none).map(|()| 0),
+            kernels.fill(gpu.stream, none, Pattern::U8(1)).map(|()| 0),
         ]
     };
     gpu.wait().map_err(|error| error.to_string())?;
@@ -159,4 +162,23 @@ fn bools(gpu: &Gpu, kernels: &Kernels, random: &mut Rng) -> Outcome {
     unsafe { normalise_bools(host_part(&mut wanted, off, bytes)) };
     compare(&device.read(), &wanted)?;
     Ok(format!("{bytes} bytes"))
+}
+
+fn fill(gpu: &Gpu, kernels: &Kernels, random: &mut Rng) -> Outcome {
+    let value = random.u32(..);
+    let (pattern, unit) =
+        [(Pattern::U8(value as u8), 1), (Pattern::U16(value as u16), 2), (Pattern::U32(value), 4)]
+            [random.usize(..3)];
+    let off = random.usize(..40) * unit;
+    let bytes = [random.usize(..100), random.usize(..200_000)][random.usize(..2)];
+    let mut wanted = vec![UNTOUCHED; off + bytes + 40];
+    let device = DeviceMemory::of(&wanted);
+    // SAFETY: memory of this function, which waits for the end.
+    let result = unsafe { kernels.fill(stream(gpu, random), device.part(off, bytes), pattern) };
+    result.and_then(|()| gpu.wait()).map_err(|error| error.to_string())?;
+    let one = &value.to_le_bytes()[..unit];
+    let all = one.iter().cycle();
+    wanted[off..off + bytes].iter_mut().zip(all).for_each(|(byte, value)| *byte = *value);
+    compare(&device.read(), &wanted)?;
+    Ok(format!("{bytes} bytes of {pattern:?}"))
 }

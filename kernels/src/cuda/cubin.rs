@@ -16,13 +16,14 @@ macro_rules! sources {
     };
 }
 
-const SOURCES: [Source; 10] = sources![
+const SOURCES: [Source; 11] = sources![
     "ptx.cuh",
     "gpulet.cuh",
     "float.cuh",
     "move.cu",
     "image.cu",
     "bools.cu",
+    "fill.cu",
     "probe.cu",
     "pressure.cu",
     "busy.cu",
@@ -33,6 +34,7 @@ const SOURCES: [Source; 10] = sources![
 const MAIN: &CStr = c"#include \"move.cu\"
 #include \"image.cu\"
 #include \"bools.cu\"
+#include \"fill.cu\"
 #include \"probe.cu\"
 #include \"pressure.cu\"
 #include \"busy.cu\"

@@ -22,6 +22,8 @@ pub enum Kernel {
     GatherImage,
     /// See [`Kernels::bools`].
     Bools,
+    /// See [`Kernels::fill`].
+    Fill,
     /// See [`Kernels::probe`].
     Probe,
     /// See [`Kernels::pressure_l2`].
@@ -38,11 +40,12 @@ pub enum Kernel {
 
 impl Kernel {
     /// Every kernel, in the order of its variants.
-    pub const ALL: [Kernel; 10] = [
+    pub const ALL: [Kernel; 11] = [
         Kernel::Gather,
         Kernel::Scatter,
         Kernel::GatherImage,
         Kernel::Bools,
+        Kernel::Fill,
         Kernel::Probe,
         Kernel::PressureL2,
         Kernel::PressureDram,
@@ -58,6 +61,7 @@ impl Kernel {
             Kernel::Scatter => c"scatter",
             Kernel::GatherImage => c"gather_image",
             Kernel::Bools => c"bools",
+            Kernel::Fill => c"fill",
             Kernel::Probe => c"probe",
             Kernel::PressureL2 => c"pressure_l2",
             Kernel::PressureDram => c"pressure_dram",
@@ -67,7 +71,7 @@ impl Kernel {
         }
     }
 
-    fn text(self) -> &'static str {
+    pub(super) fn text(self) -> &'static str {
         self.name().to_str().unwrap_or_default()
     }
 }
@@ -90,6 +94,36 @@ pub struct DevicePart {
     pub address: u64,
     /// Its length in bytes.
     pub bytes: u64,
+}
+
+/// What memory is filled with, over and over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pattern {
+    /// One byte.
+    U8(u8),
+    /// Two bytes, the lower first.
+    U16(u16),
+    /// Four bytes, the lowest first.
+    U32(u32),
+}
+
+impl Pattern {
+    pub(super) fn bytes(self) -> u64 {
+        match self {
+            Pattern::U8(_) => 1,
+            Pattern::U16(_) => 2,
+            Pattern::U32(_) => 4,
+        }
+    }
+
+    /// As four bytes.
+    pub(super) fn word(self) -> u32 {
+        match self {
+            Pattern::U8(value) => u32::from(value) * 0x0101_0101,
+            Pattern::U16(value) => u32::from(value) * 0x0001_0001,
+            Pattern::U32(value) => value,
+        }
+    }
 }
 
 /// How to press on a memory.
@@ -121,7 +155,7 @@ const PAUSE_NS_MAX: u32 = 1_000_000;
 #[derive(Debug)]
 pub struct Kernels {
     library: CUlibrary,
-    kernels: [CUkernel; Kernel::ALL.len()],
+    pub(super) kernels: [CUkernel; Kernel::ALL.len()],
 }
 
 // SAFETY: handles of the driver, which may be used from any thread and from several at once.
@@ -280,6 +314,19 @@ impl Kernels {
         let it = params::Bools { address: part.address, bytes: part.bytes };
         // SAFETY: by the contract.
         unsafe { self.tiles(Kernel::Bools, on, it.tiles(), &it) }
+    }
+
+    /// Fills `part` with a pattern, the last one cut where the part ends.
+    ///
+    /// # Panics
+    /// If the part is not aligned to the pattern.
+    ///
+    /// # Safety
+    /// As of [`Kernels::bools`].
+    pub unsafe fn fill(&self, on: Stream, part: DevicePart, pattern: Pattern) -> Result<(), Error> {
+        let it = params::Fill::new(part, pattern);
+        // SAFETY: by the contract.
+        unsafe { self.tiles(Kernel::Fill, on, it.tiles(), &it) }
     }
 
     /// Notes on which multiprocessors blocks of this stream run: adds them to the [`SmSet`] at

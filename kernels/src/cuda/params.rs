@@ -2,7 +2,7 @@
 
 use crate::{CHANNELS_MAX, Cast, Float, ImageSpec, Layout};
 
-use super::kernels::DevicePart;
+use super::kernels::{DevicePart, Pattern};
 
 /// The most parts of one launch. More are several launches.
 pub const PARTS_MAX: usize = 64;
@@ -129,6 +129,27 @@ impl Bools {
     }
 }
 
+/// What `fill` takes.
+#[repr(C)]
+pub struct Fill {
+    pub address: u64,
+    pub bytes: u64,
+    pub pattern: u32,
+    pub reserved: u32,
+}
+
+impl Fill {
+    pub fn new(part: DevicePart, pattern: Pattern) -> Fill {
+        let DevicePart { address, bytes } = part;
+        assert!(address.is_multiple_of(pattern.bytes()), "a stretch that begins inside a pattern");
+        Fill { address, bytes, pattern: pattern.word(), reserved: 0 }
+    }
+
+    pub fn tiles(&self) -> u32 {
+        u32::try_from(self.bytes.div_ceil(TILE_BYTES)).expect("no memory has four billion tiles")
+    }
+}
+
 /// What `probe` takes.
 #[repr(C)]
 pub struct Probe {
@@ -169,6 +190,7 @@ const _: () = {
     assert!(size_of::<Move>() == 1312);
     assert!(size_of::<Pictures>() == 1360);
     assert!(size_of::<Bools>() == 16);
+    assert!(size_of::<Fill>() == 24);
     assert!(size_of::<Probe>() == 16);
     assert!(size_of::<Press>() == 40);
     assert!(size_of::<Busy>() == 16);

@@ -21,6 +21,7 @@ Index threadIdx, blockIdx, gridDim;
 #include "../../cuda/move.cu"
 #include "../../cuda/image.cu"
 #include "../../cuda/bools.cu"
+#include "../../cuda/fill.cu"
 #include "../../cuda/probe.cu"
 #include "../../cuda/pressure.cu"
 #include "../../cuda/busy.cu"
@@ -97,6 +98,7 @@ const Kernel KERNELS[] = {
     {"scatter", [](void* it) { return with(scatter, it); }},
     {"gather_image", [](void* it) { return with(gather_image, it); }},
     {"bools", [](void* it) { return with(bools, it); }},
+    {"fill", [](void* it) { return with(fill, it); }},
     {"probe", [](void* it) { return with(probe, it); }},
     {"pressure_l2", [](void* it) { return with(pressure_l2, it); }},
     {"pressure_dram", [](void* it) { return with(pressure_dram, it); }},
