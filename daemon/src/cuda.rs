@@ -11,6 +11,7 @@
 //! | [`weights`] | what of that model all gpulets share                                         |
 //! | [`loaded`]  | that model, on all of them                                                   |
 //! | `lane`      | and what it has on one gpulet                                                |
+//! | `graph`   | captured forwards, as the driver launches them fastest                       |
 //! | `capture`   | from weights to lanes                                                        |
 //! | `courtesy`  | threads whose work can wait                                                  |
 //! | `ladder`    | which division batches run on, while it changes                              |
@@ -27,6 +28,7 @@ mod courtesy;
 pub mod driver;
 pub mod engine;
 pub mod gpu;
+mod graph;
 pub mod green;
 mod ladder;
 mod lane;

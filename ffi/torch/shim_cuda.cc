@@ -27,7 +27,8 @@ const char gtorch_cuda_marker[] =
 static_assert(sizeof(gtorch_precision) == 12);
 
 struct gtorch_graph {
-  at::cuda::CUDAGraph graph;
+  // Kept as it was captured, for others to instantiate.
+  at::cuda::CUDAGraph graph{true};
 };
 
 namespace {
@@ -149,9 +150,10 @@ int32_t gtorch_cuda_capture(const gtorch_module *placed, int32_t device, void *s
   });
 }
 
-void *gtorch_cuda_graph_exec(const gtorch_graph *graph) {
-  // Only the pointer is read, by a function that libtorch forgot to mark so.
-  return const_cast<gtorch_graph *>(graph)->graph.raw_cuda_graph_exec();
+void *gtorch_cuda_graph_raw(gtorch_graph *graph) {
+  void *raw = nullptr;
+  fence(GTORCH_INTERNAL, [&] { raw = graph->graph.raw_cuda_graph(); });
+  return raw;
 }
 
 void gtorch_cuda_graph_free(gtorch_graph *graph) {

@@ -20,7 +20,7 @@ extern "C" {
 #endif
 
 /* Raised by one whenever anything in this header changes its meaning. */
-#define GTORCH_CUDA_ABI 3
+#define GTORCH_CUDA_ABI 4
 
 /* How a forward computes. */
 typedef struct gtorch_precision {
@@ -63,10 +63,11 @@ GTORCH_API int32_t gtorch_cuda_capture(const gtorch_module *placed, int32_t devi
                                        const gtorch_tensor *outputs, size_t output_count,
                                        gtorch_graph **graph);
 
-/* The CUgraphExec, for cuGraphLaunch on a stream of the context it was captured in. */
-GTORCH_API void *gtorch_cuda_graph_exec(const gtorch_graph *graph);
+/* The CUgraph, to be instantiated by the caller and launched on a stream of the context it was captured
+ * in. Null where there is none. */
+GTORCH_API void *gtorch_cuda_graph_raw(gtorch_graph *graph);
 
-/* None of its launches may be unfinished. Null is allowed. */
+/* What was instantiated of it is gone. Null is allowed. */
 GTORCH_API void gtorch_cuda_graph_free(gtorch_graph *graph);
 
 /* Let go of the memory that libtorch keeps for work on `stream`, before the stream is destroyed. None of

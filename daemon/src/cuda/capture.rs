@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use gpulet_plan::profile::{PROFILE_LATENCY_MAX_NS, ProfilePoint};
 use gpulet_torch::Error;
-use gpulet_torch::cuda::{Graph, Placed, Pool};
+use gpulet_torch::cuda::{Placed, Pool};
 
 use super::builtin;
 use super::driver::{CudaError, Event, Stream};
 use super::gpu::{Cut, Division};
+use super::graph::Graph;
 use super::lane::{Lane, Layouts, Piece, SETS, Set, Size, points_in_pieces};
 use super::weights::{Forward, Weights};
 use crate::backend::warmup::sizes;
@@ -268,12 +269,8 @@ impl<'a> Maker<'a> {
         // SAFETY: the set and the weights outlive the graph in `Lane`, and the engine runs one batch at
         // a time on a set.
         let captured = unsafe { placed.capture(stream.raw(), pool, &inputs, &outputs) };
-        if let Ok(graph) = &captured {
-            // Or the first batch would wait for it.
-            // SAFETY: a live graph.
-            let uploaded = unsafe { stream.upload(graph.exec()) };
-            uploaded.map_err(|error| format!("capture of {rows} rows: {error}"))?;
-        }
+        let kernels = self.weights.gpu.kernels.as_deref();
+        let made = captured.map(|captured| Graph::new(captured, stream, kernels));
         stream.wait().map_err(|error| format!("capture of {rows} rows: {error}"))?;
         self.capture_ns.update(|ns| ns + ns_since(begun));
         tracing::debug!(
@@ -283,8 +280,8 @@ impl<'a> Maker<'a> {
             "captured"
         );
         self.runs.pause(begun);
-        match captured {
-            Ok(graph) => Ok(Ok(graph)),
+        match made {
+            Ok(made) => made.map(Ok).map_err(|error| format!("capture of {rows} rows: {error}")),
             Err(Error::ModelRaised { raised }) => Ok(Err(raised.summary)),
             Err(error) => Err(format!("capture of {rows} rows: {error}")),
         }

@@ -201,6 +201,23 @@ impl Stream {
         }
     }
 
+    /// The context that it is of, which may be a green one.
+    ///
+    /// # Errors
+    /// [`CudaError`].
+    pub(super) fn context(&self) -> Result<sys::CUcontext, CudaError> {
+        let (mut context, mut green) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the stream is live; the out-parameters are valid.
+        let code = unsafe { sys::cuStreamGetCtx_v2(self.0.as_ptr(), &mut context, &mut green) };
+        check(code, "cuStreamGetCtx")?;
+        if !green.is_null() {
+            // SAFETY: the green context lives at least as long as its stream.
+            let code = unsafe { sys::cuCtxFromGreenCtx(&mut context, green) };
+            check(code, "cuCtxFromGreenCtx")?;
+        }
+        Ok(context)
+    }
+
     /// Later work waits for `event`.
     ///
     /// # Errors

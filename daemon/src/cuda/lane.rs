@@ -5,10 +5,11 @@ use std::sync::Arc;
 use gpulet_abi::tensor::{Extent, SlotLayout};
 use gpulet_kernels::Part;
 use gpulet_plan::profile::{PROFILE_LATENCY_MAX_NS, ProfilePoint};
-use gpulet_torch::cuda::{DeviceTensor, Graph};
+use gpulet_torch::cuda::DeviceTensor;
 
 use super::driver::{CudaError, Stream};
 use super::gpu::{Division, TorchStream};
+use super::graph::Graph;
 use super::memory::{DeviceMemory, Pinned};
 use super::moves::HostPart;
 use super::weights::Weights;

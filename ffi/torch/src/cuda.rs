@@ -274,10 +274,11 @@ impl Placed {
         };
         self.cuda.check(code)?;
         let raw = NonNull::new(raw).ok_or_else(null)?;
+        let mut graph = Graph { cuda: self.cuda, raw, captured: NonNull::dangling() };
         // SAFETY: a graph that was just captured.
-        let exec = unsafe { (self.cuda.functions.graph_exec)(raw.as_ptr()) };
-        let exec = NonNull::new(exec).ok_or_else(null)?;
-        Ok(Graph { cuda: self.cuda, raw, exec })
+        let captured = unsafe { (self.cuda.functions.graph_raw)(raw.as_ptr()) };
+        graph.captured = NonNull::new(captured).ok_or_else(null)?;
+        Ok(graph)
     }
 }
 
@@ -288,12 +289,13 @@ impl Drop for Placed {
     }
 }
 
-/// A captured forward. When it is dropped none of its launches may be unfinished.
+/// A captured forward, with the memory that it runs in. It is dropped after everything that was
+/// instantiated of it.
 #[derive(Debug)]
 pub struct Graph {
     cuda: Cuda,
     raw: NonNull<sys::Graph>,
-    exec: NonNull<c_void>,
+    captured: NonNull<c_void>,
 }
 
 // SAFETY: nothing of it is bound to a thread.
@@ -302,10 +304,10 @@ unsafe impl Send for Graph {}
 unsafe impl Sync for Graph {}
 
 impl Graph {
-    /// The `CUgraphExec`, valid as long as this is.
+    /// The `CUgraph`, valid as long as this is.
     #[must_use]
-    pub fn exec(&self) -> *mut c_void {
-        self.exec.as_ptr()
+    pub fn raw(&self) -> *mut c_void {
+        self.captured.as_ptr()
     }
 }
 

@@ -127,7 +127,7 @@ functions! { Functions {
 } }
 
 /// `GTORCH_CUDA_ABI`.
-pub const CUDA_ABI: i32 = 3;
+pub const CUDA_ABI: i32 = 4;
 
 /// `gtorch_precision`.
 #[repr(C)]
@@ -158,7 +158,7 @@ functions! { CudaFunctions {
     capture = b"gtorch_cuda_capture": fn(
         *const Module, i32, *mut c_void, *const u64, *const Precision,
         *const Tensor, usize, *const Tensor, usize, *mut *mut Graph) -> i32;
-    graph_exec = b"gtorch_cuda_graph_exec": fn(*const Graph) -> *mut c_void;
+    graph_raw = b"gtorch_cuda_graph_raw": fn(*mut Graph) -> *mut c_void;
     graph_free = b"gtorch_cuda_graph_free": fn(*mut Graph);
     forget = b"gtorch_cuda_forget": fn(*mut c_void) -> i32;
     memory = b"gtorch_cuda_memory": fn(i32, *mut u64, *mut u64) -> i32;
