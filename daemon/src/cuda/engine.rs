@@ -64,7 +64,6 @@ struct Gpulet {
     copy_out: Stream,
     moves: Moves,
     flights: VecDeque<Flight>,
-    next_set: usize,
     marks: [Marks; SETS],
     /// What the streams are of.
     _division: Arc<Division>,
@@ -91,7 +90,9 @@ struct Flight {
     begin_ns: u64,
     /// From when on to look whether it is done.
     look_ns: u64,
-    /// How much later than that this thread woke up.
+    /// When it may be done at the soonest.
+    soonest_ns: u64,
+    /// How much later than `look_ns` this thread woke up.
     late_ns: u64,
     /// It was looked at since then, and was not done yet.
     awaited: bool,
@@ -202,6 +203,11 @@ impl Engine {
         }
     }
 
+    /// The batches that end next.
+    fn fronts(&self) -> impl Iterator<Item = &Flight> {
+        self.rungs.parts().filter_map(|gpulet| gpulet.flights.front())
+    }
+
     fn model(&self, instance: u32) -> Option<making::Instance> {
         let lanes = self.rungs.present().models.get(&instance)?;
         Some((instance, Arc::clone(&lanes.first()?.lane.weights)))
@@ -285,11 +291,12 @@ impl execute::Engine for Engine {
                 started_ns: now_ns,
                 ..BatchReport::zeroed()
             },
-            set: gpulet.next_set,
+            set: gpulet.free_set(),
             runs: None,
             staged: 0,
             begin_ns: now_ns,
             look_ns: now_ns,
+            soonest_ns: now_ns,
             late_ns: 0,
             awaited: false,
         };
@@ -299,7 +306,7 @@ impl execute::Engine for Engine {
             launch(&self.regions, models, gpulet, &mut flight)
         };
         match queued {
-            Ok(()) => gpulet.next_set = (gpulet.next_set + 1) % SETS,
+            Ok(()) => {}
             Err(Refusal::Cuda(error)) => return Err(fault(error)),
             Err(Refusal::Status(status)) => {
                 let count = (command.request_count as usize).min(REQUESTS_MAX);
@@ -326,6 +333,7 @@ impl execute::Engine for Engine {
                 finish(&self.regions, models, &mut flight, now_ns);
                 if let Some(next) = gpulet.flights.front_mut() {
                     next.look_ns = now_ns + next.look_ns.saturating_sub(next.begin_ns);
+                    next.soonest_ns = now_ns + next.soonest_ns.saturating_sub(next.begin_ns);
                     next.begin_ns = now_ns;
                 }
             }
@@ -337,8 +345,11 @@ impl execute::Engine for Engine {
     }
 
     fn look_ns(&self) -> Option<u64> {
-        let fronts = self.rungs.parts().filter_map(|gpulet| gpulet.flights.front());
-        fronts.map(|flight| flight.look_ns).min()
+        self.fronts().map(|flight| flight.look_ns).min()
+    }
+
+    fn soonest_ns(&self) -> Option<u64> {
+        self.fronts().map(|flight| flight.soonest_ns).min()
     }
 
     fn woke(&mut self, now_ns: u64) {
@@ -402,10 +413,16 @@ impl Gpulet {
             copy_in: cut.stream()?,
             copy_out: cut.stream()?,
             flights: VecDeque::with_capacity(SETS),
-            next_set: 0,
             marks: [Marks::new()?, Marks::new()?],
             _division: Arc::clone(division),
         })
+    }
+
+    /// A set that no batch is in. It is the same as long as one batch follows the other, so that what
+    /// was used last is used again.
+    fn free_set(&self) -> usize {
+        let running = self.flights.iter().rev().find(|flight| flight.runs.is_some());
+        running.map_or(0, |flight| (flight.set + 1) % SETS)
     }
 }
 

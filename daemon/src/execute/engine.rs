@@ -117,6 +117,11 @@ pub trait Engine {
     /// way.
     fn look_ns(&self) -> Option<u64>;
 
+    /// When that batch may end at the soonest; `None` where it may at any time.
+    fn soonest_ns(&self) -> Option<u64> {
+        None
+    }
+
     /// This thread was asleep until now, so as to look for an end.
     fn woke(&mut self, _now_ns: u64) {}
 

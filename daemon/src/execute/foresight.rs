@@ -12,6 +12,9 @@
 //! The next wake-up is the earliest of these. So the margin comes from how late this machine's timers
 //! are and how much its batches vary; a slow batch moves nothing, and a stray delay moves it by a step.
 //! No nap can put off the next one: only ends that were awaited do, all of the last ones together.
+//!
+//! Of those it also knows the soonest. Shortly before that the daemon is woken, which would poll in vain
+//! if it were woken whenever this thread is.
 
 /// Batches that are remembered. One end in so many and one more is slept through, as a rule.
 const RECENT: usize = 8;
@@ -32,12 +35,21 @@ pub struct Foresight {
     fit_ns: [u64; RECENT],
     next: usize,
     step_ns: u64,
+    /// How long each of the last ones took whose end was awaited.
+    taken_ns: [u64; RECENT],
+    next_taken: usize,
 }
 
 impl Foresight {
     /// As if all batches had taken so long.
     pub fn new(taken_ns: u64) -> Foresight {
-        Foresight { fit_ns: [taken_ns; RECENT], next: 0, step_ns: STEP_NS }
+        Foresight {
+            fit_ns: [taken_ns; RECENT],
+            next: 0,
+            step_ns: STEP_NS,
+            taken_ns: [taken_ns; RECENT],
+            next_taken: 0,
+        }
     }
 
     /// How long after its start to wake up for the end of the next batch.
@@ -45,8 +57,15 @@ impl Foresight {
         self.fit_ns.into_iter().fold(u64::MAX, u64::min)
     }
 
+    /// How long after its start the next batch may end at the soonest.
+    pub fn soonest_ns(&self) -> u64 {
+        self.taken_ns.into_iter().fold(u64::MAX, u64::min)
+    }
+
     /// The end of a batch was awaited: it took so long, and this thread had woken up so late.
     pub fn awaited(&mut self, taken_ns: u64, late_ns: u64) {
+        self.taken_ns[self.next_taken] = taken_ns;
+        self.next_taken = (self.next_taken + 1) % RECENT;
         self.step_ns = STEP_NS;
         self.remember(taken_ns.saturating_sub(late_ns));
     }

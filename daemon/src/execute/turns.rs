@@ -2,7 +2,8 @@
 //!
 //! It polls for a while after it had something to do, then sleeps until a doorbell rings. While a
 //! batch is under way on a device it sleeps until shortly before the end, as [`super::foresight`]
-//! tells, then wakes the daemon and polls: both are awake when the report comes.
+//! tells, then wakes the daemon and polls: both are awake when the report comes. Where the daemon is
+//! not, it sleeps at once, as nothing comes for longer than polling is worth.
 
 use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
@@ -26,6 +27,9 @@ use crate::wire::{BatchCommand, BatchReport, FromExecutor, RegionGeometry, ToExe
 const CONTROL_EVERY_NS: u64 = 1_000_000;
 /// Looks at the command ring between two looks at the clock.
 const LOOKS: u32 = 32;
+/// What a daemon that was rung takes to wake up; nothing comes from it before.
+const WAKE_NS: u64 = 25_000;
+
 /// Runs an executor until the daemon hangs up.
 pub(super) fn run<E: Engine>(
     control: Control,
@@ -56,6 +60,7 @@ pub(super) fn run<E: Engine>(
         spin_ns: started.spin_ns,
         listened_ns: now_ns(),
         napped: false,
+        awake_ns: 0,
     };
     match executor.turns() {
         Err(ExecuteError::Fault(fault)) => {
@@ -88,8 +93,10 @@ struct Executor<E: Engine> {
     spin_ns: u64,
     /// When the control socket was last looked at.
     listened_ns: u64,
-    /// It slept until an end was near, and has not looked for it since.
+    /// It slept until an end was near, and has neither seen it nor woken the daemon for it.
     napped: bool,
+    /// Before this nothing comes of the daemon, which was rung.
+    awake_ns: u64,
 }
 
 impl<E: Engine> Executor<E> {
@@ -109,10 +116,10 @@ impl<E: Engine> Executor<E> {
                 }
                 worked = true;
             }
-            self.announce(worked)?;
             let now_ns = now_ns();
+            self.announce(worked, now_ns)?;
             if worked {
-                busy_ns = now_ns;
+                busy_ns = now_ns.max(self.awake_ns);
             }
             let listening = now_ns.saturating_sub(self.listened_ns) >= CONTROL_EVERY_NS;
             if listening && self.listen()? == Daemon::Gone {
@@ -122,7 +129,8 @@ impl<E: Engine> Executor<E> {
             let rest = match look_ns {
                 Some(_) if self.spin_ns == u64::MAX => None,
                 Some(look_ns) => nap_ns(now_ns, look_ns).map(Some),
-                None => (now_ns.saturating_sub(busy_ns) >= self.spin_ns).then_some(None),
+                // Nothing has come for so long, or nothing will.
+                None => (now_ns.abs_diff(busy_ns) >= self.spin_ns).then_some(None),
             };
             let Some(limit_ns) = rest else { continue };
             if self.sleep(limit_ns)? == Daemon::Gone {
@@ -137,13 +145,23 @@ impl<E: Engine> Executor<E> {
         }
     }
 
-    /// Wakes the daemon for a report that is about to come: waking up takes it longer than what is left
-    /// until then, and the time of both counts.
-    fn announce(&mut self, reported: bool) -> Result<(), ExecuteError> {
-        let awaiting = std::mem::take(&mut self.napped) && !reported && self.spin_ns > 0;
-        if awaiting && self.reports.announce() {
-            self.report_bell.signal().map_err(io_error("report doorbell"))?;
+    /// Wakes the daemon for a report that is about to come: waking up takes it about as long as what is
+    /// left until then, and the time of both counts.
+    fn announce(&mut self, reported: bool, now_ns: u64) -> Result<(), ExecuteError> {
+        let early = || self.engine.soonest_ns().is_some_and(|end_ns| now_ns + WAKE_NS < end_ns);
+        if !self.napped || !reported && early() {
+            return Ok(());
         }
+        self.napped = false;
+        if !reported && self.spin_ns > 0 && self.reports.announce() {
+            self.ring()?;
+        }
+        Ok(())
+    }
+
+    fn ring(&mut self) -> Result<(), ExecuteError> {
+        self.report_bell.signal().map_err(io_error("report doorbell"))?;
+        self.awake_ns = now_ns() + WAKE_NS;
         Ok(())
     }
 
@@ -184,7 +202,7 @@ impl<E: Engine> Executor<E> {
             }
         }
         if self.reports.commit() {
-            self.report_bell.signal().map_err(io_error("report doorbell"))?;
+            self.ring()?;
         }
         Ok(Daemon::Here)
     }
@@ -210,7 +228,8 @@ impl<E: Engine> Executor<E> {
         match polled {
             Err(Errno::INTR) => return Ok(Daemon::Here),
             Err(errno) => return Err(io_error("poll")(errno.into())),
-            Ok(_) => {}
+            // Who sleeps at times has listened.
+            Ok(_) => self.listened_ns = now_ns(),
         }
         if rung {
             self.command_bell.clear();

@@ -98,6 +98,7 @@ pub(super) fn launch(
     }
     let foresight = held.foresights.get(lane.measured_of(fit));
     flight.look_ns = flight.begin_ns + foresight.map_or(0, Foresight::look_ns);
+    flight.soonest_ns = flight.begin_ns + foresight.map_or(0, Foresight::soonest_ns);
     flight.runs = Some((Arc::clone(lane), fit));
     Ok(())
 }

@@ -148,3 +148,16 @@ fn naps_end_where_to_look_and_go_on_when_it_is_late() {
     assert_eq!(nap_ns(look_ns + 800_000, look_ns), Some(100_000));
     assert_eq!(nap_ns(u64::MAX, look_ns), Some(LATE_NAP_NS_MAX));
 }
+
+#[test]
+fn the_soonest_end_is_that_of_the_last_awaited_ones() {
+    let mut foresight = Foresight::new(BATCH_NS);
+    for taken_ns in [7, 3, 5] {
+        (0..RECENT).for_each(|_| foresight.awaited(BATCH_NS + 9, 40));
+        foresight.awaited(BATCH_NS + taken_ns, 40);
+        // Nobody knows when one ended that was slept through.
+        foresight.missed();
+        assert_eq!(foresight.soonest_ns(), BATCH_NS + taken_ns);
+        assert!(foresight.look_ns() < foresight.soonest_ns());
+    }
+}
