@@ -89,7 +89,8 @@ pub enum Decision {
         /// Requests to take from the front.
         count: u32,
     },
-    /// Hand the first `count` requests to the free executor as one batch.
+    /// Hand the first `count` requests to the free executor as one batch; those from the head on that
+    /// was asked for, where that skips some.
     Close {
         /// Requests to take from the front; 1 to [`BATCH_REQUESTS_MAX`].
         count: u32,
@@ -339,14 +340,16 @@ pub fn latest_start_ns(
     deadline_ns.saturating_sub(guard_ns).saturating_sub(profile.latency_ns(rows))
 }
 
-/// The first request of a model that competes for an executor.
+/// A model's request that competes for an executor: the first that makes its deadline there.
 #[derive(Debug, Clone, Copy)]
 pub struct Head<'a> {
     /// Whatever number the caller knows the model by.
     pub model: usize,
-    /// Deadline of the model's first request.
+    /// Requests before it, of which none makes it there: a faster executor may still run them.
+    pub skip: u32,
+    /// Its deadline.
     pub deadline_ns: u64,
-    /// Rows of the model's first request.
+    /// Its rows.
     pub rows: u32,
     /// Of the model.
     pub limits: &'a BatchLimits,
@@ -354,19 +357,50 @@ pub struct Head<'a> {
     pub profile: &'a LatencyProfile,
 }
 
-/// The model that should get the executor that its models share from `start_ns` on: the one whose
-/// first request must start earliest; the first of equals. `None` when there is none.
-///
-/// A model whose first request cannot make its deadline there does not count: a faster executor may
-/// still run it, and meanwhile this one has others to run. So [`decide`] at `start_ns` closes a batch
-/// of the model that is returned, or gives up some of its requests for the next.
+impl<'a> Head<'a> {
+    /// Of a model's queue, for an executor that can start a batch at `start_ns`; `None` when none of
+    /// the first [`BATCH_REQUESTS_MAX`] requests makes it there.
+    #[must_use]
+    pub fn of<T: Copy>(
+        model: usize,
+        queue: &DeadlineQueue<T>,
+        limits: &'a BatchLimits,
+        start_ns: u64,
+        profile: &'a LatencyProfile,
+    ) -> Option<Self> {
+        let mut demands = (0..).zip(queue.demands().take(BATCH_REQUESTS_MAX as usize));
+        let makes = |&(_, (deadline_ns, rows)): &(u32, (u64, u32))| {
+            limits.makes(start_ns, deadline_ns, rows, profile)
+        };
+        let (skip, (deadline_ns, rows)) = demands.find(makes)?;
+        Some(Self { model, skip, deadline_ns, rows, limits, profile })
+    }
+
+    /// As [`decide`] for an executor that can start a batch at `start_ns`, of the queue from this
+    /// request on. Nobody is given up for those behind while others are left to faster executors.
+    #[must_use]
+    pub fn decide<T: Copy>(
+        &self,
+        queue: &DeadlineQueue<T>,
+        executors: u32,
+        start_ns: u64,
+    ) -> Decision {
+        let Self { limits, profile, .. } = *self;
+        if self.skip == 0 {
+            return decide(queue, limits, Some(executors), start_ns, profile);
+        }
+        let demands = queue.demands().skip(self.skip as usize);
+        let (count, rows) = largest_batch(demands, limits, start_ns, u64::MAX, profile);
+        let latest_start_ns = latest_start_ns(self.deadline_ns, rows, limits.guard_ns, profile);
+        Decision::Close { count, rows, latest_start_ns }
+    }
+}
+
+/// The one that should get the executor that its models share: the one that must start earliest; the
+/// first of equals. `None` when there is none.
 #[must_use]
-pub fn pick<'a>(start_ns: u64, heads: impl IntoIterator<Item = Head<'a>>) -> Option<usize> {
-    heads
-        .into_iter()
-        .filter(|head| head.limits.makes(start_ns, head.deadline_ns, head.rows, head.profile))
-        .min_by_key(|head| {
-            latest_start_ns(head.deadline_ns, head.rows, head.limits.guard_ns, head.profile)
-        })
-        .map(|head| head.model)
+pub fn pick<'a>(heads: impl IntoIterator<Item = Head<'a>>) -> Option<Head<'a>> {
+    heads.into_iter().min_by_key(|head| {
+        latest_start_ns(head.deadline_ns, head.rows, head.limits.guard_ns, head.profile)
+    })
 }

@@ -144,6 +144,12 @@ impl<T: Copy> DeadlineQueue<T> {
         Some(self.vacate(key))
     }
 
+    /// Takes the request that has so many before it.
+    pub fn take(&mut self, place: usize) -> Option<Entry<T>> {
+        let key = self.keys.remove(place)?;
+        Some(self.vacate(key))
+    }
+
     /// The requests in order; `take(k)` for the front k.
     pub fn iter(&self) -> impl Iterator<Item = Entry<T>> + '_ {
         self.keys.iter().filter_map(|key| {

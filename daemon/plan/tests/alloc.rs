@@ -34,14 +34,7 @@ fn turn(queue: &mut DeadlineQueue<[u8; 64]>, profile: &mut LatencyProfile, now_n
     let mut ran = 0;
     let mut at_ns = now_ns;
     loop {
-        let head = queue.front().map(|head| Head {
-            model: 0,
-            deadline_ns: head.deadline_ns,
-            rows: head.rows,
-            limits: &limits,
-            profile,
-        });
-        let picked = pick(at_ns, head);
+        let picked = pick(Head::of(0, queue, &limits, at_ns, profile));
         let decision = decide(queue, &limits, Some(2), at_ns, profile);
         assert!(picked.is_some() || !matches!(decision, Decision::Close { .. }));
         match decision {

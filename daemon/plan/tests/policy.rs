@@ -132,26 +132,42 @@ fn what_was_observed_changes_what_is_decided() {
     };
 }
 
+/// The model that is picked of some that have one request each, due then.
+fn picked(start_ns: u64, models: &[(usize, u64, &LatencyProfile)]) -> Option<usize> {
+    let limits = BatchLimits { max_batch: 1, guard_ns: 5 };
+    let heads = models.iter().filter_map(|&(model, deadline_ns, profile)| {
+        Head::of(model, &queue(&[(deadline_ns, 1)]), &limits, start_ns, profile)
+    });
+    pick(heads).map(|head| head.model)
+}
+
 #[test]
 fn picks_the_model_that_must_start_first_of_those_that_still_can() {
-    let (slow, fast) = (linear(1_000, 100), linear(100, 10));
-    let limits = BatchLimits { max_batch: 1, guard_ns: 5 };
-    let head = |model, deadline_ns, profile| Head {
-        model,
-        deadline_ns,
-        rows: 1,
-        limits: &limits,
-        profile,
-    };
-    assert_eq!(pick(0, []), None);
-    assert_eq!(pick(0, [head(3, 2_000, &fast), head(4, 2_500, &slow)]), Some(4));
-    assert_eq!(pick(0, [head(3, 1_000, &fast), head(4, 2_500, &slow)]), Some(3));
-    assert_eq!(pick(0, [head(7, 2_000, &fast), head(6, 2_000, &fast)]), Some(7));
+    let (slow, fast) = (&linear(1_000, 100), &linear(100, 10));
+    assert_eq!(picked(0, &[]), None);
+    assert_eq!(picked(0, &[(3, 2_000, fast), (4, 2_500, slow)]), Some(4));
+    assert_eq!(picked(0, &[(3, 1_000, fast), (4, 2_500, slow)]), Some(3));
+    assert_eq!(picked(0, &[(7, 2_000, fast), (6, 2_000, fast)]), Some(7));
     // At 1,396 the slow one is too late for 2,500, and does not keep the fast one waiting.
-    assert_eq!(pick(1_395, [head(3, 2_000, &fast), head(4, 2_500, &slow)]), Some(4));
-    assert_eq!(pick(1_396, [head(3, 2_000, &fast), head(4, 2_500, &slow)]), Some(3));
-    assert_eq!(pick(1_900, [head(3, 2_000, &fast), head(4, 2_500, &slow)]), None);
-    assert_eq!(latest_start_ns(100, 1, 5, &fast), 0);
+    assert_eq!(picked(1_395, &[(3, 2_000, fast), (4, 2_500, slow)]), Some(4));
+    assert_eq!(picked(1_396, &[(3, 2_000, fast), (4, 2_500, slow)]), Some(3));
+    assert_eq!(picked(1_900, &[(3, 2_000, fast), (4, 2_500, slow)]), None);
+    assert_eq!(latest_start_ns(100, 1, 5, fast), 0);
+}
+
+#[test]
+fn an_executor_too_slow_for_the_first_runs_those_behind_it() {
+    let profile = linear(100, 10);
+    // From 1,000 on, 1 row must be due at 1,120, and 2 at 1,130.
+    let queue = queue(&[(1_110, 1), (1_119, 1), (1_135, 1), (1_140, 1), (1_900, 1)]);
+    let head = Head::of(5, &queue, &LIMITS, 1_000, &profile).expect("the third makes it");
+    assert_eq!((head.model, head.skip, head.deadline_ns, head.rows), (5, 2, 1_135, 1));
+    let close = Decision::Close { count: 2, rows: 2, latest_start_ns: 1_005 };
+    assert_eq!(head.decide(&queue, 1, 1_000), close);
+    let head = Head::of(5, &queue, &LIMITS, 990, &profile).expect("the first makes it");
+    assert_eq!(head.skip, 0);
+    assert_eq!(head.decide(&queue, 1, 990), decide(&queue, &LIMITS, Some(1), 990, &profile));
+    assert!(Head::of(5, &queue, &LIMITS, 1_781, &profile).is_none());
 }
 
 #[test]

@@ -13,6 +13,10 @@ enum Step {
         rows: u32,
     },
     Pop,
+    /// Take what has so many before it.
+    Take {
+        place: usize,
+    },
     /// Remove by the ticket handed out so many tickets ago, whether still in the queue or not.
     Remove {
         ago: usize,
@@ -27,6 +31,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => (0_u64..8, 0_u32..5).prop_map(|(deadline_ns, rows)| Step::Push { deadline_ns, rows }),
         2 => Just(Step::Pop),
+        1 => (0_usize..8).prop_map(|place| Step::Take { place }),
         2 => (0_usize..20).prop_map(|ago| Step::Remove { ago }),
         1 => (0_usize..6).prop_map(|ago| Step::Requeue { ago }),
     ];
@@ -50,8 +55,8 @@ impl Model {
         index.map(|index| self.entries.remove(index).1)
     }
 
-    fn pop(&mut self) -> Option<Entry<usize>> {
-        let first = *self.sorted().first()?;
+    fn pop(&mut self, place: usize) -> Option<Entry<usize>> {
+        let first = *self.sorted().get(place)?;
         let index = self.entries.iter().position(|&(_, entry)| entry == first);
         self.take(index)
     }
@@ -89,7 +94,12 @@ proptest! {
                 }
                 Step::Pop => {
                     let popped = queue.pop_front();
-                    prop_assert_eq!(popped, model.pop());
+                    prop_assert_eq!(popped, model.pop(0));
+                    taken.extend(popped);
+                }
+                Step::Take { place } => {
+                    let popped = queue.take(place);
+                    prop_assert_eq!(popped, model.pop(place));
                     taken.extend(popped);
                 }
                 Step::Remove { ago } => {

@@ -14,7 +14,9 @@ use crate::wire::{BatchCommand, BatchRequest};
 
 /// What was decided of a batch.
 pub(super) struct Closing {
-    /// Requests from the front of the queue.
+    /// Requests at the front of the queue that are left to faster gpulets.
+    skip: u32,
+    /// Requests behind them.
     count: u32,
     /// Their rows.
     rows: u32,
@@ -177,22 +179,22 @@ impl Dispatcher {
         start_ns: u64,
     ) -> Option<(u32, Next)> {
         let heads = self.models.iter().filter_map(|hosted| {
-            let (deadline_ns, rows) = hosted.queue.demands().next()?;
             let profile = hosted.profile(gpulet, Role::Home)?;
-            let model = hosted.id as usize;
-            let head = Head { model, deadline_ns, rows, limits: &hosted.limits, profile };
+            let Hosted { queue, limits, .. } = hosted;
+            let head = Head::of(hosted.id as usize, queue, limits, start_ns, profile)?;
             let may = hosted.has_requeue_room()
                 && self.may_share(held, gpulet.executor, self.front_suspicion(hosted))
                 && !self.must_wait(hosted, gpulet.executor);
-            may.then_some(head)
+            // Who is first is what suspicions are about.
+            (may && (head.skip == 0 || !self.suspects)).then_some(head)
         });
-        let model = pick(start_ns, heads)? as u32;
+        let head = pick(heads)?;
+        let (model, profile) = (head.model as u32, head.profile);
         let hosted = self.models.get(model)?;
-        let profile = hosted.profile(gpulet, Role::Home)?;
-        let executors = Some(hosted.homes().count() as u32);
-        match decide(&hosted.queue, &hosted.limits, executors, start_ns, profile) {
+        match head.decide(&hosted.queue, hosted.homes().count() as u32, start_ns) {
             Decision::Close { count, rows, latest_start_ns } => {
                 let closing = self.closing(hosted, profile, count, rows, latest_start_ns);
+                let closing = Closing { skip: head.skip, ..closing };
                 if let Some(until_ns) = self.deferred(gpulet, hosted, &closing, start_ns, profile) {
                     return Some((model, Next::Wait(until_ns)));
                 }
@@ -243,6 +245,7 @@ impl Dispatcher {
                 policy::latest_start_ns(deadline_ns, rows, hosted.limits.guard_ns, profile);
         }
         Closing {
+            skip: 0,
             count: fewer,
             rows,
             latest_start_ns,
@@ -265,7 +268,7 @@ impl Dispatcher {
         };
         // Its control messages need the executor whole, so the batch is noted afterwards.
         for _ in 0..closing.count {
-            let Some(entry) = hosted.queue.pop_front() else { break };
+            let Some(entry) = hosted.queue.take(closing.skip as usize) else { break };
             self.queued_count -= 1;
             let RequestId { session, slot } = entry.payload;
             let Some(session) = self.sessions.get_mut(session) else { continue };

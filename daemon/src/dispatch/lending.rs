@@ -3,13 +3,13 @@
 //! A gpulet's own models always go first: it is lent only when none of them has a batch for it, and
 //! for no longer than they can wait.
 
-use gpulet_plan::policy::{Borrowed, Home, borrow, is_short, lent_ns};
+use gpulet_plan::policy::{self, Borrowed, Home, borrow, is_short};
 
 use super::Dispatcher;
 use super::batches::Closing;
 use crate::executor::{Executor, ExecutorSet};
 use crate::gpulet::{Gpulet, GpuletId};
-use crate::models::{Hosted, Role};
+use crate::models::{Hosted, Models, Role};
 use crate::request::Suspicion;
 
 impl Dispatcher {
@@ -58,11 +58,7 @@ impl Dispatcher {
                 && self.front_suspicion(hosted) == Suspicion::None
                 && self.may_share(held, gpulet.executor, Suspicion::None)
         });
-        let own = self.models.iter().filter_map(|hosted| {
-            let profile = hosted.profile(gpulet, Role::Home)?;
-            Some(lent_ns(hosted.model.slo_ns, &hosted.limits, profile))
-        });
-        let lent_ns = own.min().unwrap_or(u64::MAX);
+        let lent_ns = lent_ns(&self.models, gpulet);
         let batch = |hosted: &Hosted| -> Option<(u32, Borrowed)> {
             let profile = hosted.profile(gpulet, Role::Guest)?;
             let home = self.home(hosted);
@@ -93,4 +89,13 @@ impl Dispatcher {
         }
         home
     }
+}
+
+/// The longest that a guest may have a gpulet, for the sake of the models at home there.
+pub(super) fn lent_ns(models: &Models, gpulet: GpuletId) -> u64 {
+    let own = models.iter().filter_map(|hosted| {
+        let profile = hosted.profile(gpulet, Role::Home)?;
+        Some(policy::lent_ns(hosted.model.slo_ns, &hosted.limits, profile))
+    });
+    own.min().unwrap_or(u64::MAX)
 }

@@ -5,9 +5,10 @@ use gpulet_abi::status::Status;
 use gpulet_plan::policy::{Admission, admit};
 
 use super::Dispatcher;
+use super::lending::lent_ns;
 use crate::executor::Executors;
 use crate::gpulet::Gpulet;
-use crate::models::{Hosted, Readiness, Role};
+use crate::models::{Hosted, Models, Readiness, Role};
 use crate::request::{Request, RequestId, Stage, Suspicion, answer_now};
 use crate::session::Session;
 
@@ -86,7 +87,7 @@ impl Dispatcher {
     fn accept(&mut self, index: u32, entry: &Submission, now_ns: u64) {
         let Some(session) = self.sessions.get_mut(index) else { return };
         session.submitted_count += 1;
-        let Some(hosted) = self.models.get_mut(entry.model) else {
+        let Some(hosted) = self.models.get(entry.model) else {
             let known = self.models.was_ever(entry.model);
             let status = if known { Status::ModelRetired } else { Status::NoSuchModel };
             session.post(&answer_now(entry, status, now_ns));
@@ -97,11 +98,13 @@ impl Dispatcher {
             deadline_ns => deadline_ns,
         };
         let verdict = if self.draining {
-            Err(Status::Draining)
+            Err(Refusal::from(Status::Draining))
         } else {
-            check(hosted, session, entry)
-                .and_then(|()| fits_deadline(hosted, &self.executors, entry, deadline_ns, now_ns))
+            check(hosted, session, entry).map_err(Refusal::from).and_then(|()| {
+                fits_deadline(hosted, (&self.models, &self.executors), entry, deadline_ns, now_ns)
+            })
         };
+        let Some(hosted) = self.models.get_mut(entry.model) else { return };
         match verdict {
             Ok(Course::Queue) => {
                 let id = RequestId { session: index, slot: entry.slot };
@@ -126,7 +129,14 @@ impl Dispatcher {
                 );
             }
             Ok(Course::Answer) => answer(hosted, session, entry, Status::Ok, now_ns),
-            Err(status) => answer(hosted, session, entry, status, now_ns),
+            Err(Refusal { status, hopeless }) => {
+                if let Some((position, budget_ns)) = hopeless
+                    && let Some(profile) = hosted.instances[position].profile_mut()
+                {
+                    profile.note_refused(entry.rows, budget_ns);
+                }
+                answer(hosted, session, entry, status, now_ns);
+            }
         }
     }
 }
@@ -137,6 +147,19 @@ enum Course {
     Queue,
     /// It is answered here and now.
     Answer,
+}
+
+/// Why a request is answered at once.
+struct Refusal {
+    status: Status,
+    /// The instance that was asked last, and the latency that a batch of the request could have had.
+    hopeless: Option<(usize, u64)>,
+}
+
+impl From<Status> for Refusal {
+    fn from(status: Status) -> Refusal {
+        Refusal { status, hopeless: None }
+    }
 }
 
 fn answer(
@@ -164,28 +187,33 @@ fn check(hosted: &Hosted, session: &Session, entry: &Submission) -> Result<(), S
 
 /// Whether an instance of the model can still make the deadline.
 fn fits_deadline(
-    hosted: &mut Hosted,
-    executors: &Executors,
+    hosted: &Hosted,
+    (models, executors): (&Models, &Executors),
     entry: &Submission,
     deadline_ns: u64,
     now_ns: u64,
-) -> Result<Course, Status> {
+) -> Result<Course, Refusal> {
     if hosted.is_null() {
         let late = deadline_ns < now_ns;
-        return if late { Err(Status::DeadlineHopeless) } else { Ok(Course::Answer) };
+        return if late { Err(Status::DeadlineHopeless.into()) } else { Ok(Course::Answer) };
     }
     if hosted.queue.len() >= hosted.queue_max as usize {
-        return Err(Status::QueueFull);
+        return Err(Status::QueueFull.into());
     }
+    let instances = |role: Role| {
+        let numbered = hosted.instances.iter().enumerate();
+        numbered.filter(move |(_, instance)| instance.role == role)
+    };
     let mut hopeless = None;
-    for (position, instance) in hosted.instances.iter().enumerate() {
+    for (position, instance) in instances(Role::Home).chain(instances(Role::Guest)) {
         let Some(profile) = instance.profile() else { continue };
         let gpulet = executors.gpulet(instance.gpulet);
-        match instance.role {
-            Role::Home => {}
-            // Where it is a guest it runs at once or not at all.
-            Role::Guest if gpulet.is_some_and(Gpulet::is_idle) => {}
-            Role::Guest | Role::Closed => continue,
+        if instance.role == Role::Guest {
+            // There it runs at once, in the time that it is lent, or not at all.
+            let idle = gpulet.is_some_and(Gpulet::is_idle);
+            if !idle || profile.latency_ns(entry.rows) > lent_ns(models, instance.gpulet) {
+                continue;
+            }
         }
         let busy = gpulet.map_or(0, Gpulet::busy_until_ns);
         match admit(now_ns, deadline_ns, entry.rows, &hosted.limits, profile, &[busy]) {
@@ -193,16 +221,13 @@ fn fits_deadline(
             Admission::RejectHopeless { budget_ns } => hopeless = Some((position, budget_ns)),
         }
     }
-    if let Some((position, budget_ns)) = hopeless {
-        if let Some(profile) = hosted.instances[position].profile_mut() {
-            profile.note_refused(entry.rows, budget_ns);
-        }
-        return Err(Status::DeadlineHopeless);
+    if hopeless.is_some() {
+        return Err(Refusal { status: Status::DeadlineHopeless, hopeless });
     }
     match hosted.readiness() {
         // Its executors are being restarted: it waits for them as long as its deadline lets it.
         Readiness::Ready | Readiness::Loading if hosted.ever_ready => Ok(Course::Queue),
-        Readiness::Ready | Readiness::Loading => Err(Status::ModelLoading),
-        Readiness::Failed(_) => Err(Status::ModelFailed),
+        Readiness::Ready | Readiness::Loading => Err(Status::ModelLoading.into()),
+        Readiness::Failed(_) => Err(Status::ModelFailed.into()),
     }
 }

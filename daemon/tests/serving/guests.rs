@@ -5,11 +5,11 @@ use std::time::Duration;
 use gpulet_client::clock::now_ns;
 use gpulet_client::{Session, Status};
 
-use crate::support::MS_NS;
 use crate::support::client::{collect, next, open, status, submit, submit_until};
 use crate::support::daemon::{Daemon, Setup};
 use crate::support::models::{Folder, write_profile};
 use crate::support::process::Frozen;
+use crate::support::{MS_NS, eventually};
 
 fn batches(daemon: &Daemon, gpulet: &str) -> u64 {
     daemon.state().gpulet(gpulet).unwrap()["batches"].as_u64().unwrap()
@@ -35,6 +35,9 @@ fn borrower(own_slo_ms: f64, guest_ns: u64) -> (Daemon, Session, u32) {
     write_profile(&setup.path().join("host"), "guest", guest_ns, 1);
     write_profile(&setup.path().join("host"), "own", MS_NS, 1);
     let daemon = setup.start();
+    // Ready is who is ready anywhere, and while home is not the host is borrowed.
+    let home = "model ready gpulet=\"home\" model=\"guest\"";
+    eventually("home is ready", || daemon.log().contains(home).then_some(()));
     let mut session = daemon.session();
     let guest = open(&mut session, "guest");
     submit(&mut session, guest, 1, 0);
@@ -68,8 +71,35 @@ fn a_guest_is_lent_no_longer_than_the_hosts_own_requests_can_wait() {
     let (daemon, mut session, guest) = borrower(500.0, 600 * MS_NS);
     submit_until(&mut session, guest, 1, 1, now_ns() + 6_000 * MS_NS);
     let answer = next(&mut session);
-    assert_eq!((status(&answer), answer.user_data), (Status::DeadlineExpired, 1));
+    // So nobody will make it, and that is known at once.
+    assert_eq!((status(&answer), answer.user_data), (Status::DeadlineHopeless, 1));
     assert_eq!(batches(&daemon, "host"), 0);
+}
+
+#[test]
+fn a_gpulet_too_slow_for_the_first_request_runs_those_behind_it() {
+    let gpulets = ["fast", "slow"].map(|name| gpulet(name, "models = ['model']"));
+    let setup = Setup::builtin().slow("model", MS_NS, 1).gpulets(&gpulets.concat());
+    for (name, batch_ns) in [("fast", 1_000 * MS_NS), ("slow", 10_000 * MS_NS)] {
+        write_profile(&setup.path().join(name), "model", batch_ns, 1);
+    }
+    let daemon = setup.start();
+    let mut session = daemon.session();
+    let model = open(&mut session, "model");
+    submit(&mut session, model, 1, 0);
+    daemon.wait_for("the fast one is busy", |state| {
+        (state.gpulet("fast").unwrap()["running"].as_u64() == Some(1)).then_some(())
+    });
+    submit_until(&mut session, model, 1, 1, now_ns() + 9_000 * MS_NS);
+    submit(&mut session, model, 1, 2);
+    daemon.wait_for("the slow one runs the second", |state| {
+        let runs = state.gpulet("slow").unwrap()["running"].as_u64() == Some(1);
+        (runs && state.count("model", "queued") == 1).then_some(())
+    });
+    for seed in 0..2 {
+        let answer = next(&mut session);
+        assert_eq!((status(&answer), answer.user_data, answer.flags), (Status::Ok, seed, 0));
+    }
 }
 
 #[test]

@@ -2,33 +2,39 @@
 
 use super::{Engine, Event};
 use crate::interference::Running;
-use crate::policy::{Decision, Head, decide, defer, pick};
+use crate::policy::{Decision, Head, defer, pick};
 use crate::sim::Ran;
 use crate::sim::fleet::{Executor, execution_ns};
 
+/// Requests of a queue that make a batch.
+pub(super) struct Part {
+    /// Requests before them.
+    pub skip: u32,
+    pub count: u32,
+    pub rows: u32,
+}
+
 impl Engine<'_> {
-    /// The model whose turn it is on an executor, and what to do for it: to wait, if that pays.
-    pub(super) fn next(&self, at: usize, now_ns: u64) -> Option<(usize, Decision)> {
-        let executor = &self.executors[at];
+    /// The request whose turn it is on an executor, and what to do for its model: wait, if that pays.
+    pub(super) fn next(&self, at: usize, now_ns: u64) -> Option<(Head<'_>, Decision)> {
         let limits = &self.limits;
-        let heads = executor.hosted.iter().filter_map(|(model, profile)| {
-            let (deadline_ns, rows) = self.queues[*model].demands().next()?;
-            Some(Head { model: *model, deadline_ns, rows, limits, profile })
+        let heads = self.executors[at].hosted.iter().filter_map(|(model, profile)| {
+            Head::of(*model, &self.queues[*model], limits, now_ns, profile)
         });
-        let mut heads_again = heads.clone();
-        let model = pick(now_ns, heads)?;
-        let profile = executor.profile(model)?;
-        let hosts = Some(self.hosts[model].len() as u32);
-        let queue = &self.queues[model];
-        let decision = decide(queue, limits, hosts, now_ns, profile);
+        let head = pick(heads)?;
+        let (queue, pace) = (&self.queues[head.model], &self.paces[head.model]);
+        let mut others = self.executors[at].hosted.iter().filter(|it| it.0 != head.model);
+        let others_wait = others.any(|(model, _)| !self.queues[*model].is_empty());
+        let hosts = self.hosts[head.model].len() as u32;
+        let decision = head.decide(queue, hosts, now_ns);
         if let Decision::Close { rows, .. } = decision
             && self.settings.defer
-            && heads_again.nth(1).is_none()
-            && let Some(until_ns) = defer(queue, limits, &self.paces[model], now_ns, rows, profile)
+            && !others_wait
+            && let Some(until_ns) = defer(queue, limits, pace, now_ns, rows, head.profile)
         {
-            return Some((model, Decision::Wait { until_ns }));
+            return Some((head, Decision::Wait { until_ns }));
         }
-        Some((model, decision))
+        Some((head, decision))
     }
 
     pub(super) fn close(&mut self, at: usize, now_ns: u64) {
@@ -36,32 +42,35 @@ impl Engine<'_> {
             return;
         }
         loop {
-            match self.next(at, now_ns) {
-                Some((model, Decision::Close { count, rows, .. })) => {
+            let Some((head, decision)) = self.next(at, now_ns) else { return };
+            let (model, skip) = (head.model, head.skip);
+            match decision {
+                Decision::Close { count, rows, .. } => {
                     // Whoever is idle too and done with it sooner takes it, unless another model's
                     // batch must start there first.
                     let sooner = self.sooner(at, model, rows, now_ns);
                     let theirs = sooner.and_then(|it| Some((it, self.next(it, now_ns)?)));
-                    match theirs.filter(|(_, (first, _))| *first == model) {
-                        Some((sooner, (_, Decision::Close { count, rows, .. }))) => {
-                            self.send(sooner, model, (count, rows), now_ns);
+                    match theirs.filter(|(_, (head, _))| head.model == model) {
+                        Some((sooner, (head, Decision::Close { count, rows, .. }))) => {
+                            let part = Part { skip: head.skip, count, rows };
+                            self.send(sooner, model, part, now_ns);
                             continue;
                         }
                         Some((sooner, (_, Decision::Wait { until_ns }))) => {
                             self.wait(sooner, until_ns);
                         }
-                        _ => self.send(at, model, (count, rows), now_ns),
+                        _ => self.send(at, model, Part { skip, count, rows }, now_ns),
                     }
                     return;
                 }
-                Some((model, Decision::Expire { count })) => {
+                Decision::Expire { count } => {
                     for _ in 0..count {
                         let Some(entry) = self.queues[model].pop_front() else { break };
                         self.give_up(model, entry.payload);
                     }
                 }
-                Some((_, Decision::Wait { until_ns })) => return self.wait(at, until_ns),
-                _ => return,
+                Decision::Wait { until_ns } => return self.wait(at, until_ns),
+                Decision::Idle => return,
             }
         }
     }
@@ -84,8 +93,9 @@ impl Engine<'_> {
         idle.filter(|it| it.0 < here_ns).min().map(|it| it.1)
     }
 
-    /// Has an idle executor run the first requests of a queue, so many with so many rows.
-    pub(super) fn send(&mut self, at: usize, model: usize, (count, rows): (u32, u32), now_ns: u64) {
+    /// Has an idle executor run a part of a queue.
+    pub(super) fn send(&mut self, at: usize, model: usize, part: Part, now_ns: u64) {
+        let Part { skip, count, rows } = part;
         let executor = &self.executors[at];
         let Some(profile) = executor.profile(model).or_else(|| executor.guest(model)) else {
             return;
@@ -104,7 +114,8 @@ impl Engine<'_> {
         );
         self.watch(at, running, takes_ns);
         for _ in 0..count {
-            self.on_board[at].extend(self.queues[model].pop_front().map(|entry| entry.payload));
+            let entry = self.queues[model].take(skip as usize);
+            self.on_board[at].extend(entry.map(|entry| entry.payload));
         }
         let executor = &mut self.executors[at];
         executor.running = Some(running);

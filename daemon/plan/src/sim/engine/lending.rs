@@ -1,17 +1,20 @@
 //! Idle executors lent to guests, as the daemon lends its gpulets.
 
 use super::Engine;
-use crate::policy::{Admission, Home, admit, borrow, lent_ns};
+use super::batches::Part;
+use crate::policy::{Admission, Borrowed, Home, admit, borrow, lent_ns};
+use crate::sim::fleet::Executor;
 
 impl Engine<'_> {
-    /// Whether an executor that a model may borrow is idle and makes a deadline.
+    /// Whether an executor that a model may borrow is idle, and makes a deadline while it is lent.
     pub(super) fn may_be_lent(&self, model: usize, deadline_ns: u64, now_ns: u64) -> bool {
         self.lenders[model].iter().any(|&at| {
             let executor = &self.executors[at];
             executor.is_free(now_ns)
                 && executor.guest(model).is_some_and(|profile| {
                     let admission = admit(now_ns, deadline_ns, 1, &self.limits, profile, &[]);
-                    admission == Admission::Admit
+                    let is_lent = profile.latency_ns(1) <= self.lent_ns(executor);
+                    is_lent && admission == Admission::Admit
                 })
         })
     }
@@ -24,19 +27,25 @@ impl Engine<'_> {
         if !is_lent || self.next(at, now_ns).is_some() {
             return;
         }
-        let own = executor.hosted.iter().map(|(model, profile)| {
-            let slo_ns = (self.problem.models[*model].slo_ms * 1e6) as u64;
-            lent_ns(slo_ns, &self.limits, profile)
-        });
-        let lent_ns = own.min().unwrap_or(u64::MAX);
+        let lent_ns = self.lent_ns(executor);
         let batches = executor.guests.iter().filter_map(|(model, profile)| {
             let queue = &self.queues[*model];
             let home = self.home(*model);
             Some((*model, borrow(queue, &self.limits, home, now_ns, lent_ns, profile)?))
         });
         if let Some((model, batch)) = batches.min_by_key(|it| it.1.latest_start_ns) {
-            self.send(at, model, (batch.count, batch.rows), now_ns);
+            let Borrowed { count, rows, .. } = batch;
+            self.send(at, model, Part { skip: 0, count, rows }, now_ns);
         }
+    }
+
+    /// The longest that a guest may have an executor.
+    fn lent_ns(&self, executor: &Executor) -> u64 {
+        let own = executor.hosted.iter().map(|(model, profile)| {
+            let slo_ns = (self.problem.models[*model].slo_ms * 1e6) as u64;
+            lent_ns(slo_ns, &self.limits, profile)
+        });
+        own.min().unwrap_or(u64::MAX)
     }
 
     fn home(&self, model: usize) -> Option<Home<'_>> {
