@@ -13,8 +13,8 @@
 //! are and how much its batches vary; a slow batch moves nothing, and a stray delay moves it by a step.
 //! No nap can put off the next one: only ends that were awaited do, all of the last ones together.
 //!
-//! Of those it also knows the soonest. Shortly before that the daemon is woken, which would poll in vain
-//! if it were woken whenever this thread is.
+//! Of those it also knows the soonest. Shortly before that the daemon is woken, which would poll in
+//! vain if it were woken whenever this thread is.
 
 /// Batches that are remembered. One end in so many and one more is slept through, as a rule.
 const RECENT: usize = 8;
