@@ -110,6 +110,9 @@ fn of_idle_gpulets_the_fastest_is_used() {
         write_profile(&setup.path().join(name), "model", batch_ns, 1);
     }
     let daemon = setup.start();
+    // The model is ready where it was loaded first; the others load it a little later.
+    let warm = |name: &str| daemon.log().contains(&format!("model ready gpulet=\"{name}\""));
+    eventually("all are warm", || ["a", "b", "c"].into_iter().all(warm).then_some(()));
     let mut session = daemon.session();
     let model = open(&mut session, "model");
     for seed in 0..5 {
