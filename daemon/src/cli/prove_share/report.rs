@@ -20,10 +20,11 @@ pub(super) struct Report {
     sm_count: Option<u32>,
     held: Held,
     load: String,
-    /// Whether no two gpulets share a multiprocessor; by chance only where MPS holds the shares.
-    disjoint: bool,
-    /// Multiprocessors that any of them runs on.
-    union_sm_count: usize,
+    /// Whether no two gpulets share a multiprocessor; unknown where MPS holds the shares, for there each
+    /// process numbers those that it has from 0 on.
+    disjoint: Option<bool>,
+    /// Multiprocessors that any of them runs on; unknown there too.
+    union_sm_count: Option<usize>,
     per_s: f64,
     pub gpulets: Vec<Gpulet>,
 }
@@ -114,6 +115,7 @@ impl Report {
         let sum = union.len();
         union.sort_unstable();
         union.dedup();
+        let numbered = held == Held::Green;
         Report {
             device: device.name.clone(),
             driver: inventory.driver.clone(),
@@ -122,8 +124,8 @@ impl Report {
             sm_count: device.sm_count,
             held,
             load,
-            disjoint: sum == union.len(),
-            union_sm_count: union.len(),
+            disjoint: numbered.then_some(sum == union.len()),
+            union_sm_count: numbered.then_some(union.len()),
             per_s: gpulets.iter().map(|it| it.busy_per_s).sum(),
             gpulets,
         }
@@ -131,15 +133,13 @@ impl Report {
 
     pub(super) fn show(&self) -> String {
         let of = self.sm_count.map_or(String::new(), |count| format!(" of {count}"));
-        let together = match (self.held, self.disjoint) {
-            (Held::Green, true) => "no two share one",
-            (Held::Green, false) => "some are shared",
-            (Held::Mps, _) => "MPS limits how many, not which",
+        let together = match (self.union_sm_count, self.disjoint) {
+            (Some(count), Some(true)) => format!("{count} SMs{of} in use, no two share one"),
+            (Some(count), _) => format!("{count} SMs{of} in use, some are shared"),
+            (None, _) => "MPS limits how many SMs, and each process numbers its own".to_owned(),
         };
-        let mut text = format!(
-            "{}, libtorch {}: {}\n{} SMs{of} in use, {together}\n\n",
-            self.device, self.libtorch, self.load, self.union_sm_count
-        );
+        let mut text =
+            format!("{}, libtorch {}: {}\n{together}\n\n", self.device, self.libtorch, self.load);
         let header = [
             "gpulet",
             "share",
@@ -273,9 +273,12 @@ mod tests {
             sm_count: 132,
             gpulets: vec![64, 64],
         };
-        let gpulets = vec![gpulet(50, 64, 0..64), gpulet(50, 64, 64..128)];
-        let load = "arithmetic alone".to_owned();
-        let report = Report::new(&inventory, &device, Held::Green, load, &[opened], gpulets);
+        let report_of = |held| {
+            let gpulets = vec![gpulet(50, 64, 0..64), gpulet(50, 64, 64..128)];
+            let opened = std::slice::from_ref(&opened);
+            Report::new(&inventory, &device, held, "arithmetic alone".to_owned(), opened, gpulets)
+        };
+        let report = report_of(Held::Green);
         let text = report.show();
         for said in [
             "NVIDIA H100, libtorch 2.11.0: arithmetic alone",
@@ -288,5 +291,8 @@ mod tests {
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["gpulets"][1]["seen"]["sms"][0], 64);
         assert_eq!((&json["held"], &json["disjoint"]), (&"green".into(), &true.into()));
+        let report = report_of(Held::Mps);
+        assert!(report.show().contains("each process numbers its own"), "{}", report.show());
+        assert!(serde_json::to_value(&report).unwrap()["disjoint"].is_null());
     }
 }
