@@ -189,8 +189,8 @@ proptest! {
         let limited = |factor: f64| {
             let mut problem = problem(&asked, 400, true);
             problem.devices[0].network_bits = Some(megabits * 1e6);
-            for model in &mut problem.models {
-                model.costs.request_bytes = 40_000;
+            for (at, model) in problem.models.iter_mut().enumerate() {
+                model.costs.request_bytes = [40_000, 0, 4_000][at % 3];
                 model.planned_rate *= factor;
             }
             problem

@@ -301,8 +301,10 @@ impl Filling<'_> {
             fill.throughputs().map(|(model, rate)| rate * self.tables.request_bits[model]).sum()
         };
         let asked = bits(&fill);
-        if asked > self.room.network_bits {
-            let slower = asked / self.room.network_bits.max(1e-9);
+        // What rounding takes below nothing is no room either; who asks for nothing needs none.
+        let room_bits = self.room.network_bits.max(0.0);
+        if asked > room_bits {
+            let slower = asked / room_bits;
             let busy_ms = fill.duty_ms;
             fill.duty_ms *= slower;
             let slo_ms = fill.members().map(|(model, _)| 2.0 * self.tables.duty_max_ms[model]);
