@@ -161,3 +161,100 @@ fn nobody_asks_and_asks_twice() {
     let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
     assert_eq!(read("once.json"), read("twice.json"));
 }
+
+/// What becomes of an input.
+enum Becomes {
+    /// A plan that holds.
+    Planned,
+    /// No plan, and one line that says this.
+    Told(&'static str),
+}
+
+/// Inputs that once made a scheduler hang, crash, or promise what it did not keep: of each the
+/// file, what it holds instead (nothing: it is not there), and what becomes of it.
+const ODD: [(&str, Option<&str>, Becomes); 26] = {
+    use Becomes::{Planned, Told};
+    const WHOLE: &str = "must be a whole number";
+    [
+        ("tasks.csv", Some("1\n7,0,108,\n"), Planned),
+        ("tasks.csv", Some("1\n7,1,108,\n"), Planned),
+        ("tasks.csv", Some("1\n7,4,108,\n"), Planned),
+        ("tasks.csv", Some("1\n7,5,108,\n"), Planned),
+        ("tasks.csv", Some("1\n7,6,108,\n"), Planned),
+        ("tasks.csv", Some("1\n7,12,108,\n"), Planned),
+        ("tasks.csv", Some("1\n7,1e8,108,\n"), Told("tasks.csv:2: rate: must be a number 0 to")),
+        ("tasks.csv", Some("1\n7,nan,108,\n"), Told("tasks.csv:2: rate: must be a number 0 to")),
+        ("tasks.csv", Some("1\n14,1,108,\n"), Told(WHOLE)),
+        ("tasks.csv", Some("1\n-1,1,108,\n"), Told(WHOLE)),
+        ("tasks.csv", Some("2\n7,100,108\n9,50,142\n"), Planned),
+        ("tasks.csv", Some("1\n7,100,5,\n"), Told("resnet50: SLO must be at least")),
+        ("tasks.csv", Some("1\n7,100,0,\n"), Told("tasks.csv:2: SLO: must be")),
+        ("tasks.csv", Some(""), Told("tasks.csv: count: must be")),
+        ("tasks.csv", Some("0\n"), Planned),
+        ("tasks.csv", Some("3\n\n7,100,108,\nmine,30,40,\n\n9,50,142,\n"), Planned),
+        ("tasks.csv", None, Told("tasks.csv: No such file")),
+        ("use.csv", None, Told("use.csv: No such file")),
+        ("constants.csv", None, Told("constants.csv: No such file")),
+        ("memory.json", None, Told("memory.json: No such file")),
+        ("3_224_224.txt", None, Told("3_224_224.txt: No such file")),
+        ("latency.csv", Some("resnet50,20,1\n"), Told("latency.csv:1: ")),
+        ("latency.csv", Some("resnet50,20,1,5\nresnet50,20,1,6\n"), Told("latency.csv:2: ")),
+        ("devices.json", Some("{\"device_specs\": []}"), Told("Type must be one that devices")),
+        ("devices.json", Some("[1"), Told("devices.json:1: ")),
+        (
+            "memory.json",
+            Some(
+                "{\"models\": [{\"name\": \"resnet50\", \"mem\": 50000}, {\"name\": \"vgg16\", \
+                 \"mem\": 1}, {\"name\": \"mine\", \"mem\": 1}]}",
+            ),
+            Told("resnet50: memory must be at most 9900 MB"),
+        ),
+    ]
+};
+
+#[test]
+fn odd_inputs_have_a_plan_that_holds_or_are_told() {
+    for (at, (file, text, becomes)) in ODD.iter().enumerate() {
+        let dir = files();
+        match text {
+            Some(text) => fs::write(dir.path().join(file), text).unwrap(),
+            None => fs::remove_file(dir.path().join(file)).unwrap(),
+        }
+        let planned = ctl(dir.path(), "schedule", &[]);
+        match becomes {
+            Becomes::Planned => {
+                let said = String::from_utf8_lossy(&planned.stderr);
+                assert!(planned.status.success(), "{at}: {file}: {text:?}: {said}");
+                let checked = ctl(dir.path(), "plan-check", &["ModelList.txt"]);
+                assert!(checked.status.success(), "{at}: {}", complaint(&checked));
+            }
+            Becomes::Told(told) => {
+                assert!(!planned.status.success(), "{at}: {file}: {text:?}");
+                let said = complaint(&planned);
+                assert!(said.contains(told), "{at}: {said:?} should have {told:?}");
+            }
+        }
+    }
+}
+
+/// Lines of the tables that are not there, and switches that were not known, change nothing
+/// silently: a share without lines is not used, and interference stays on.
+#[test]
+fn what_is_left_out_is_not_taken_for_nothing() {
+    let dir = files();
+    let latency = fs::read_to_string(dir.path().join("latency.csv")).unwrap();
+    let without: Vec<&str> = latency.lines().filter(|line| !line.contains(",60,")).collect();
+    fs::write(dir.path().join("latency.csv"), without.join("\n\n")).unwrap();
+    assert!(ctl(dir.path(), "schedule", &["--json", "without.json"]).status.success());
+    let plan = fs::read_to_string(dir.path().join("without.json")).unwrap();
+    assert!(!plan.contains("\"share_pct\": 60"), "{plan}");
+    assert!(ctl(dir.path(), "plan-check", &["without.json"]).status.success());
+    let dir = files();
+    assert!(ctl(dir.path(), "schedule", &["--json", "one.json"]).status.success());
+    let tuned = FLAGS.replace("\"Part\": 1", "\"Part\": 1, \"Self Tuning\": 0");
+    fs::write(dir.path().join("flags.json"), tuned).unwrap();
+    fs::write(dir.path().join("tasks.csv"), "3\nmine,30,40,\n9,50,142,\n7,100,108,\n").unwrap();
+    assert!(ctl(dir.path(), "schedule", &["--json", "two.json"]).status.success());
+    let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+    assert_eq!(read("one.json"), read("two.json"));
+}
