@@ -20,8 +20,8 @@ pub(super) struct Report {
     sm_count: Option<u32>,
     held: Held,
     load: String,
-    /// Whether no two gpulets share a multiprocessor; unknown where MPS holds the shares, for there each
-    /// process numbers those that it has from 0 on.
+    /// Whether no two gpulets share a multiprocessor; unknown where MPS holds the shares, for there
+    /// each process numbers those that it has from 0 on.
     disjoint: Option<bool>,
     /// Multiprocessors that any of them runs on; unknown there too.
     union_sm_count: Option<usize>,
