@@ -99,7 +99,12 @@ fn two_on_a_device(or: &str) -> Daemon {
         )
     };
     let gpulets = ["one", "two"].map(gpulet).concat();
-    setup.gpulets(&gpulets).start()
+    let daemon = setup.gpulets(&gpulets).start();
+    // It serves as soon as one of them does.
+    support::eventually("both are warm", || {
+        (daemon.log().matches("model ready").count() == 2).then_some(())
+    });
+    daemon
 }
 
 /// Or both would run on the same part of it until the other one is ready as well.

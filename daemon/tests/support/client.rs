@@ -94,6 +94,15 @@ pub fn echo_once(session: &mut Session, model: u32, rows: u32, seed: u64) -> Com
     answer
 }
 
+/// Says that it is over, also where what went on has panicked: nobody would end its clients.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Asks for echoes without a pause while `change` goes on: each is answered rightly.
 pub fn echo_meanwhile(daemon: &Daemon, change: impl FnOnce()) {
     let stop = &AtomicBool::new(false);
@@ -123,8 +132,9 @@ pub fn echo_meanwhile(daemon: &Daemon, change: impl FnOnce()) {
         // Until all have been answered once, or failed.
         drop(waiting);
         let _ = begun.recv();
+        let over = Over(stop);
         change();
-        stop.store(true, Ordering::Relaxed);
+        drop(over);
         for client in clients {
             assert!(client.join().unwrap() > 0);
         }
