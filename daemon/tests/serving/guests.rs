@@ -15,6 +15,12 @@ fn batches(daemon: &Daemon, gpulet: &str) -> u64 {
     daemon.state().gpulet(gpulet).unwrap()["batches"].as_u64().unwrap()
 }
 
+/// Waits until these have all of their models: the daemon serves one as soon as somebody has it.
+fn all_warm(daemon: &Daemon, gpulets: &[&str]) {
+    let warm = |name: &&str| daemon.log().contains(&format!("model ready gpulet=\"{name}\""));
+    eventually("all are warm", || gpulets.iter().all(warm).then_some(()));
+}
+
 fn gpulet(name: &str, rest: &str) -> String {
     format!(
         "[[gpulet]]\nname = '{name}'\nmechanism = 'replay'\nshare_pct = 50\n\
@@ -35,9 +41,7 @@ fn borrower(own_slo_ms: f64, guest_ns: u64) -> (Daemon, Session, u32) {
     write_profile(&setup.path().join("host"), "guest", guest_ns, 1);
     write_profile(&setup.path().join("host"), "own", MS_NS, 1);
     let daemon = setup.start();
-    // Ready is who is ready anywhere, and while home is not the host is borrowed.
-    let home = "model ready gpulet=\"home\" model=\"guest\"";
-    eventually("home is ready", || daemon.log().contains(home).then_some(()));
+    all_warm(&daemon, &["home", "host"]);
     let mut session = daemon.session();
     let guest = open(&mut session, "guest");
     submit(&mut session, guest, 1, 0);
@@ -84,6 +88,7 @@ fn a_gpulet_too_slow_for_the_first_request_runs_those_behind_it() {
         write_profile(&setup.path().join(name), "model", batch_ns, 1);
     }
     let daemon = setup.start();
+    all_warm(&daemon, &["fast", "slow"]);
     let mut session = daemon.session();
     let model = open(&mut session, "model");
     submit(&mut session, model, 1, 0);
@@ -110,9 +115,7 @@ fn of_idle_gpulets_the_fastest_is_used() {
         write_profile(&setup.path().join(name), "model", batch_ns, 1);
     }
     let daemon = setup.start();
-    // The model is ready where it was loaded first; the others load it a little later.
-    let warm = |name: &str| daemon.log().contains(&format!("model ready gpulet=\"{name}\""));
-    eventually("all are warm", || ["a", "b", "c"].into_iter().all(warm).then_some(()));
+    all_warm(&daemon, &["a", "b", "c"]);
     let mut session = daemon.session();
     let model = open(&mut session, "model");
     for seed in 0..5 {
@@ -132,6 +135,7 @@ fn a_host_that_was_slow_once_is_lent_again() {
     write_profile(&setup.path().join("host"), "guest", 40 * MS_NS, 1);
     write_profile(&setup.path().join("host"), "own", MS_NS, 1);
     let daemon = setup.start();
+    all_warm(&daemon, &["home", "host"]);
     let mut session = daemon.session();
     let guest = open(&mut session, "guest");
     // Home makes two of them one after the other, and would make the third if it had not those.
