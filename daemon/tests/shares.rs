@@ -19,7 +19,7 @@ use support::state::State;
 
 /// From the second on, executors start when `$FOLDER/go` is there.
 const HELD_BACK: &str = "if [ -e \"$FOLDER/once\" ]\n\
-    then while [ ! -e \"$FOLDER/go\" ]; do sleep 0.01; done\nfi\n\
+    then while [ -d \"$FOLDER\" -a ! -e \"$FOLDER/go\" ]; do sleep 0.01; done\nfi\n\
     touch \"$FOLDER/once\"\nexec \"$EXECUTOR\"";
 
 /// Several gpulets that play one GPU.
@@ -110,7 +110,8 @@ fn two_on_a_device(or: &str) -> Daemon {
 /// Or both would run on the same part of it until the other one is ready as well.
 #[test]
 fn successors_on_one_device_take_over_together() {
-    let daemon = two_on_a_device("while [ ! -e \"$FOLDER/go\" ]; do sleep 0.01; done");
+    let daemon =
+        two_on_a_device("while [ -d \"$FOLDER\" -a ! -e \"$FOLDER/go\" ]; do sleep 0.01; done");
     let mut session = daemon.session();
     let echo = open(&mut session, "echo");
     let counted = |what: &str| daemon.log().matches(what).count();
