@@ -31,6 +31,9 @@ pub use table::{EXECUTORS_MAX, ExecutorSet, Executors, find_program};
 const HEALTHY_NS: u64 = 10_000_000_000;
 const BACKOFF_MIN_NS: u64 = 100_000_000;
 const BACKOFF_MAX_NS: u64 = 10_000_000_000;
+/// Who was told to go gets so long. On a device it takes down its memory piece by piece, so that
+/// others on it go on meanwhile.
+const LEAVE_NS: u64 = 3_000_000_000;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +138,8 @@ pub struct Executor {
     pub served: bool,
     /// When it last said something, or was told to do what it must answer.
     pub heard_ns: u64,
+    /// It was told to go, and should be gone by then.
+    pub leave_ns: Option<u64>,
     process: Option<Process>,
     backoff_ns: u64,
 }
@@ -164,6 +169,7 @@ impl Executor {
             lost_device: false,
             served: false,
             heard_ns: 0,
+            leave_ns: None,
             process: None,
             backoff_ns: 0,
         }
@@ -227,19 +233,22 @@ impl Executor {
         Ok(())
     }
 
-    /// Sends a control message; an executor that does not take it is lost.
+    /// Sends a control message; an executor that does not take it is lost, unless it was told to go.
     pub fn tell(&mut self, message: &ToExecutor, descriptors: &[std::os::fd::BorrowedFd<'_>]) {
-        let Some(process) = &self.process else { return };
+        let Some(process) = self.process.as_ref().filter(|_| self.leave_ns.is_none()) else {
+            return;
+        };
         if let Err(error) = send(&process.control, message, descriptors) {
             warn!(executor = self.name(), %error, "the executor takes no messages");
             self.kill();
         }
     }
 
-    /// The next control message; `None` when there is none now. An executor that hung up or talks
-    /// nonsense is killed.
+    /// The next control message; `None` when there is none now, or it was told to go. An executor that
+    /// hung up or talks nonsense is killed.
     pub fn hear(&mut self) -> Option<FromExecutor> {
-        let process = self.process.as_ref()?;
+        // After our own hang-up there is nothing but the end of the connection, which says nothing.
+        let process = self.process.as_ref().filter(|_| self.leave_ns.is_none())?;
         match receive(&process.control) {
             Ok(Some((message, _))) => {
                 self.heard_ns = now_ns();
@@ -306,11 +315,12 @@ impl Executor {
         }
     }
 
-    /// Tells it to go by hanging up. It must be idle.
+    /// Tells it to go by hanging up: it takes down what it has, and ends by itself. It must be idle.
     pub fn dismiss(&mut self) {
         if let Some(process) = &self.process {
             // Its end of the pair reads end-of-file; ours stays open until the process is gone.
             let _ = rustix::net::shutdown(&process.control, rustix::net::Shutdown::Both);
+            self.leave_ns = Some(now_ns() + LEAVE_NS);
             self.state = State::Dying;
         } else {
             self.state = State::Gone;

@@ -180,6 +180,7 @@ fn word_for(executor: &Executor) -> &'static str {
     match executor.state {
         executor::State::Running if executor.replaces.is_some() => "standby",
         executor::State::Running if executor.retired => "leaving",
+        executor::State::Dying if executor.leave_ns.is_some() => "leaving",
         state => state.name(),
     }
 }

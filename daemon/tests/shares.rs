@@ -22,6 +22,9 @@ const HELD_BACK: &str = "if [ -e \"$FOLDER/once\" ]\n\
     then while [ -d \"$FOLDER\" -a ! -e \"$FOLDER/go\" ]; do sleep 0.01; done\nfi\n\
     touch \"$FOLDER/once\"\nexec \"$EXECUTOR\"";
 
+/// Does not end when its executor does.
+const LINGERING: &str = "\"$EXECUTOR\"\nwhile [ -d \"$FOLDER\" ]; do sleep 0.01; done";
+
 /// Several gpulets that play one GPU.
 fn device(shares_pct: &[u8]) -> String {
     let gpulet = |(index, share_pct): (usize, &u8)| {
@@ -82,6 +85,32 @@ fn a_successor_takes_over_when_it_is_ready() {
         (vec![60], Some(0))
     );
     assert!(state.is_ready());
+}
+
+/// A process that is killed has its device take down its context at once, at the cost of others there.
+#[test]
+fn who_was_replaced_ends_by_itself() {
+    let daemon = Setup::builtin().start();
+    // A session that goes while it leaves is none of its business.
+    let session = daemon.session();
+    set_share(&daemon, "share_pct = 100", "share_pct = 60");
+    support::eventually("it takes over", || daemon.log().contains("takes over").then_some(()));
+    drop(session);
+    support::eventually("the old one is gone", || {
+        daemon.log().contains("executor gone").then_some(())
+    });
+    assert!(daemon.log().contains("status=exit status: 0"), "{}", daemon.log());
+}
+
+#[test]
+fn who_was_replaced_and_does_not_end_is_killed() {
+    let daemon = Setup::builtin().executor(LINGERING).start();
+    set_share(&daemon, "share_pct = 100", "share_pct = 60");
+    support::eventually("the old one is gone", || {
+        daemon.log().contains("executor gone").then_some(())
+    });
+    assert!(daemon.log().contains("status=signal: 9"), "{}", daemon.log());
+    assert_eq!(pids(&daemon.state()).len(), 1);
 }
 
 /// Two gpulets that play one GPU in processes of their own, in a daemon with one more executor than

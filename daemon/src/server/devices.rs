@@ -255,11 +255,13 @@ impl Server {
         self.housekeeping_ns = 0;
     }
 
-    /// Ends executors that hang: with a batch, or while they start or load. A client of MPS is killed
-    /// only after MPS has ended its work, or does not answer: its neighbours share a server with it.
+    /// Ends executors that hang: with a batch, or while they start, load or leave. A client of MPS is
+    /// killed only after MPS has ended its work, or does not answer: its neighbours share a server with
+    /// it.
     pub(super) fn end_hung(&mut self, now_ns: u64) {
         let mut hung = self.dispatcher.hung(now_ns, self.config.hang_timeout_ns);
         hung.extend(self.silent(now_ns));
+        hung.extend(self.overdue(now_ns));
         for index in hung {
             let Some(executor) = self.dispatcher.executors.get_mut(index) else { continue };
             let pid =

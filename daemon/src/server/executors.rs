@@ -193,7 +193,7 @@ impl Server {
         if executor.exit_code == Some(FAULT_EXIT_CODE) {
             self.lose_device_of(index);
         }
-        if was_running {
+        if was_running && !gone {
             self.blame_loading(index);
         }
         self.dispatcher.recover(index, now_ns);
@@ -267,6 +267,15 @@ impl Server {
             }
         }
         all.into_iter().map(|(index, _)| index).collect()
+    }
+
+    /// Executors that were told to go long ago and are still there.
+    pub(super) fn overdue(&self, now_ns: u64) -> impl Iterator<Item = u32> {
+        let executors = self.dispatcher.executors.iter();
+        let overdue = executors.filter(move |(_, it)| {
+            it.state == State::Dying && it.leave_ns.is_some_and(|leave_ns| now_ns >= leave_ns)
+        });
+        overdue.map(|(index, _)| index)
     }
 
     /// The model that an executor loads now, and the bytes of its file; `None` if it loads none.

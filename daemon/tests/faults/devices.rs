@@ -92,9 +92,9 @@ fn a_fault_ends_what_is_on_its_device_and_nothing_else() {
 const SECOND_HELD_BACK: &str = "cd \"$FOLDER\"\n\
     if [ -e armed ] && [ ! -e go ]; then\n\
         touch pid.$$\n\
-        while [ $(ls | grep -c '^pid\\.') -lt 2 ]; do sleep 0.01; done\n\
+        while [ -d \"$FOLDER\" -a $(ls | grep -c '^pid\\.') -lt 2 ]; do sleep 0.01; done\n\
         if [ $$ -eq $(ls | sed -n 's/^pid\\.//p' | sort -n | tail -1) ]; then\n\
-            while [ ! -e go ]; do sleep 0.01; done\n\
+            while [ -d \"$FOLDER\" -a ! -e go ]; do sleep 0.01; done\n\
         fi\n\
     fi\n\
     exec \"$EXECUTOR\"";
