@@ -7,21 +7,27 @@ mod batches;
 mod lending;
 mod quarantine;
 mod reports;
+#[cfg(test)]
+mod stalls;
 mod submissions;
 
 use gpulet_abi::status::Status;
 use gpulet_plan::policy::{BATCH_REQUESTS_MAX, Decision, decide};
+use gpulet_plan::profile::LatencyProfile;
 use gpulet_plan::queue::Entry;
 use tracing::info;
 
 use crate::executor::Executors;
-use crate::models::Models;
+use crate::models::{Instance, Models};
 use crate::request::{RequestId, Timing};
 use crate::session::Sessions;
 
 /// Requests of a model that gpulets can have at a time. So many can come back to its queue from
 /// executors that were lost, beyond the queue's limit.
 pub const REQUEUE_MAX: u32 = 64 * BATCH_REQUESTS_MAX;
+
+/// So long a batch that was slow is held against its size, where none near that size ran since.
+const FADE_NS: u64 = 250_000_000;
 
 /// Everything a request passes through.
 #[derive(Debug)]
@@ -49,6 +55,8 @@ pub struct Dispatcher {
     next_batch: u64,
     /// When the first wait for another row ends; `u64::MAX` if no gpulet waits.
     due_ns: u64,
+    /// When slow batches fade next.
+    fade_ns: u64,
     /// A request in flight may be suspected of something.
     suspects: bool,
     /// The requests of the batch that is being closed; empty otherwise.
@@ -71,6 +79,7 @@ impl Dispatcher {
             stalled: false,
             next_batch: 0,
             due_ns: u64::MAX,
+            fade_ns: 0,
             suspects: false,
             closing: Vec::with_capacity(BATCH_REQUESTS_MAX as usize),
         }
@@ -78,6 +87,9 @@ impl Dispatcher {
 
     /// One bounded turn. Returns how many submissions, reports and batches it handled.
     pub fn turn(&mut self, now_ns: u64) -> usize {
+        if now_ns >= self.fade_ns {
+            self.fade(now_ns);
+        }
         let mut work = self.take_submissions(now_ns);
         let reports = self.take_reports(now_ns);
         self.answered = reports > 0;
@@ -90,6 +102,12 @@ impl Dispatcher {
             self.publish();
         }
         work
+    }
+
+    fn fade(&mut self, now_ns: u64) {
+        self.fade_ns = now_ns.saturating_add(FADE_NS);
+        let instances = self.models.iter_mut().flat_map(|hosted| &mut hosted.instances);
+        instances.filter_map(Instance::profile_mut).for_each(LatencyProfile::fade);
     }
 
     /// Shows every client what was posted for it.

@@ -225,6 +225,14 @@ impl Hosted {
         self.slot_bytes.get((rows as usize).wrapping_sub(1)).copied()
     }
 
+    /// A request of so many rows was turned away: any of its instances may have been thought too slow.
+    pub fn note_refused(&mut self, rows: u32, deadline_ns: u64, now_ns: u64) {
+        let budget_ns = self.limits.budget_ns(now_ns, deadline_ns);
+        for profile in self.instances.iter_mut().filter_map(Instance::profile_mut) {
+            profile.note_refused(rows, budget_ns);
+        }
+    }
+
     /// The instance in a gpulet.
     pub fn instance_mut(&mut self, gpulet: GpuletId) -> Option<&mut Instance> {
         self.instances.iter_mut().find(|instance| instance.gpulet == gpulet)

@@ -27,12 +27,14 @@ pub(crate) struct Correction {
     len: usize,
     refused_count: u32,
     elsewhere_count: u32,
+    /// Something was observed since the last look.
+    fresh: bool,
 }
 
 impl Correction {
     pub(crate) const fn new() -> Self {
         let ratios = [0; HISTORY_COUNT];
-        Self { ratios, next: 0, len: 0, refused_count: 0, elsewhere_count: 0 }
+        Self { ratios, next: 0, len: 0, refused_count: 0, elsewhere_count: 0, fresh: false }
     }
 
     /// `measured_ns / expected_ns`, rounded up, clamped to what a factor can hold.
@@ -54,6 +56,7 @@ impl Correction {
         self.len = (self.len + 1).min(HISTORY_COUNT);
         self.refused_count = 0;
         self.elsewhere_count = 0;
+        self.fresh = true;
     }
 
     /// A batch ran whose size is not near this point.
@@ -62,6 +65,15 @@ impl Correction {
         if self.elsewhere_count >= ELSEWHERE_MAX && self.factor() > UNITY {
             self.forget();
         }
+    }
+
+    /// Some time passed. Whether the observations went, as nothing was added to them meanwhile.
+    pub(crate) fn fade(&mut self) -> bool {
+        let fades = !std::mem::take(&mut self.fresh) && self.factor() > UNITY;
+        if fades {
+            self.forget();
+        }
+        fades
     }
 
     /// Counts one refusal; true when the limit is reached and the observations should go.
@@ -173,6 +185,19 @@ mod tests {
         let mut correction = observed(vec![UNITY / 2; HISTORY_COUNT]);
         (0..2 * ELSEWHERE_MAX).for_each(|_| correction.pass());
         assert_eq!(correction.factor(), UNITY / 2);
+    }
+
+    #[test]
+    fn a_slow_batch_fades_once_nothing_was_observed_for_a_while() {
+        let mut correction = observed([3 * UNITY]);
+        assert!(!correction.fade(), "it was observed since the last time");
+        assert_eq!(correction.factor(), 3 * UNITY);
+        assert!(correction.fade());
+        assert_eq!(correction.factor(), UNITY);
+        assert!(!correction.fade(), "there is nothing left");
+        let mut fast = observed(vec![UNITY / 2; HISTORY_COUNT]);
+        assert!(!fast.fade() && !fast.fade(), "it keeps nothing from running");
+        assert_eq!(fast.factor(), UNITY / 2);
     }
 
     #[test]

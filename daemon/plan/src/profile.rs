@@ -254,7 +254,7 @@ impl LatencyProfile {
     /// could never go away. Where only the correction stood in the way, 16 such refusals with no
     /// batch run between make the profile forget it for batches up to this size.
     pub fn note_refused(&mut self, rows: u32, budget_ns: u64) {
-        if self.p99_ns(rows) > budget_ns || self.latency_ns(rows) <= budget_ns {
+        if self.latency_ns(rows) <= budget_ns || self.p99_ns(rows) > budget_ns {
             return;
         }
         let around = self.points_around(rows);
@@ -266,6 +266,21 @@ impl LatencyProfile {
         if exhausted {
             // Smaller batches too: by the running maximum they hold up the larger ones.
             self.corrections[..=upper].iter_mut().for_each(Correction::forget);
+            self.apply_corrections();
+        }
+    }
+
+    /// Tells that some time has passed: a size that was slow is predicted as measured again, if no
+    /// batch near it ran since the last time.
+    ///
+    /// What is predicted too slow to run must be tried again also where nothing else runs and nobody
+    /// is refused: while few ask for the model, or others take its requests.
+    pub fn fade(&mut self) {
+        let mut faded = false;
+        for correction in &mut self.corrections {
+            faded |= correction.fade();
+        }
+        if faded {
             self.apply_corrections();
         }
     }

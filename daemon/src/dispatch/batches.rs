@@ -73,12 +73,7 @@ impl Dispatcher {
             let Some(hosted) = self.models.get_mut(model) else { break };
             let Some(entry) = hosted.queue.pop_front() else { break };
             self.queued_count -= 1;
-            let budget_ns = hosted.limits.budget_ns(now_ns, entry.deadline_ns);
-            for instance in &mut hosted.instances {
-                if let Some(profile) = instance.profile_mut() {
-                    profile.note_refused(entry.rows, budget_ns);
-                }
-            }
+            hosted.note_refused(entry.rows, entry.deadline_ns, now_ns);
             self.finish(entry.payload, Status::DeadlineExpired, now_ns);
         }
     }

@@ -23,7 +23,7 @@ impl Dispatcher {
         work
     }
 
-    fn finish_batch(&mut self, index: u32, report: &BatchReport, now_ns: u64) {
+    pub(super) fn finish_batch(&mut self, index: u32, report: &BatchReport, now_ns: u64) {
         let Some(executor) = self.executors.get_mut(index) else { return };
         let from = GpuletId { executor: index, index: report.gpulet };
         let gpulet = executor.gpulets.get_mut(from.index as usize);

@@ -98,9 +98,9 @@ impl Dispatcher {
             deadline_ns => deadline_ns,
         };
         let verdict = if self.draining {
-            Err(Refusal::from(Status::Draining))
+            Err(Status::Draining)
         } else {
-            check(hosted, session, entry).map_err(Refusal::from).and_then(|()| {
+            check(hosted, session, entry).and_then(|()| {
                 fits_deadline(hosted, (&self.models, &self.executors), entry, deadline_ns, now_ns)
             })
         };
@@ -129,11 +129,9 @@ impl Dispatcher {
                 );
             }
             Ok(Course::Answer) => answer(hosted, session, entry, Status::Ok, now_ns),
-            Err(Refusal { status, hopeless }) => {
-                if let Some((position, budget_ns)) = hopeless
-                    && let Some(profile) = hosted.instances[position].profile_mut()
-                {
-                    profile.note_refused(entry.rows, budget_ns);
+            Err(status) => {
+                if status == Status::DeadlineHopeless {
+                    hosted.note_refused(entry.rows, deadline_ns, now_ns);
                 }
                 answer(hosted, session, entry, status, now_ns);
             }
@@ -147,19 +145,6 @@ enum Course {
     Queue,
     /// It is answered here and now.
     Answer,
-}
-
-/// Why a request is answered at once.
-struct Refusal {
-    status: Status,
-    /// The instance that was asked last, and the latency that a batch of the request could have had.
-    hopeless: Option<(usize, u64)>,
-}
-
-impl From<Status> for Refusal {
-    fn from(status: Status) -> Refusal {
-        Refusal { status, hopeless: None }
-    }
 }
 
 fn answer(
@@ -192,20 +177,18 @@ fn fits_deadline(
     entry: &Submission,
     deadline_ns: u64,
     now_ns: u64,
-) -> Result<Course, Refusal> {
+) -> Result<Course, Status> {
     if hosted.is_null() {
         let late = deadline_ns < now_ns;
-        return if late { Err(Status::DeadlineHopeless.into()) } else { Ok(Course::Answer) };
+        return if late { Err(Status::DeadlineHopeless) } else { Ok(Course::Answer) };
     }
     if hosted.queue.len() >= hosted.queue_max as usize {
-        return Err(Status::QueueFull.into());
+        return Err(Status::QueueFull);
     }
-    let instances = |role: Role| {
-        let numbered = hosted.instances.iter().enumerate();
-        numbered.filter(move |(_, instance)| instance.role == role)
-    };
-    let mut hopeless = None;
-    for (position, instance) in instances(Role::Home).chain(instances(Role::Guest)) {
+    let instances =
+        |role: Role| hosted.instances.iter().filter(move |instance| instance.role == role);
+    let mut hopeless = false;
+    for instance in instances(Role::Home).chain(instances(Role::Guest)) {
         let Some(profile) = instance.profile() else { continue };
         let gpulet = executors.gpulet(instance.gpulet);
         if instance.role == Role::Guest {
@@ -218,16 +201,16 @@ fn fits_deadline(
         let busy = gpulet.map_or(0, Gpulet::busy_until_ns);
         match admit(now_ns, deadline_ns, entry.rows, &hosted.limits, profile, &[busy]) {
             Admission::Admit => return Ok(Course::Queue),
-            Admission::RejectHopeless { budget_ns } => hopeless = Some((position, budget_ns)),
+            Admission::RejectHopeless { .. } => hopeless = true,
         }
     }
-    if hopeless.is_some() {
-        return Err(Refusal { status: Status::DeadlineHopeless, hopeless });
+    if hopeless {
+        return Err(Status::DeadlineHopeless);
     }
     match hosted.readiness() {
         // Its executors are being restarted: it waits for them as long as its deadline lets it.
         Readiness::Ready | Readiness::Loading if hosted.ever_ready => Ok(Course::Queue),
-        Readiness::Ready | Readiness::Loading => Err(Status::ModelLoading.into()),
-        Readiness::Failed(_) => Err(Status::ModelFailed.into()),
+        Readiness::Ready | Readiness::Loading => Err(Status::ModelLoading),
+        Readiness::Failed(_) => Err(Status::ModelFailed),
     }
 }
