@@ -19,6 +19,8 @@ use support::{Random, process, say_loudly};
 const SECONDS_VARIABLE: &str = "HOSTILE_SECONDS";
 const SEED_VARIABLE: &str = "HOSTILE_SEED";
 const SECONDS_DEFAULT: u64 = 30;
+/// What the daemon warns of, a line for each session that it ends and each executor that it loses.
+const LOG: &str = "hostile.log";
 const ATTACKERS: u64 = 3;
 /// What the daemon may have in RAM, whatever is done to it.
 const RESIDENT_KIB_MAX: u64 = 25 << 10;
@@ -29,8 +31,13 @@ fn number_from(variable: &str) -> Option<u64> {
 }
 
 fn start() -> (Daemon, bool) {
-    let daemon = Setup::with_digits().quiet().start();
-    if daemon.has_torch() { (daemon, true) } else { (Setup::builtin().quiet().start(), false) }
+    let daemon = Setup::with_digits().log_kept(LOG).start();
+    if daemon.has_torch() {
+        return (daemon, true);
+    }
+    // They would share the log.
+    drop(daemon);
+    (Setup::builtin().log_kept(LOG).start(), false)
 }
 
 /// Stops everybody, also when one of them fails.

@@ -25,6 +25,8 @@ pub struct Setup {
     gpulets: String,
     /// As GPULET_LOG has it.
     log: &'static str,
+    /// What is logged goes there, and stays if a test fails; else to the folder.
+    kept_log: Option<PathBuf>,
     /// What is run.
     program: PathBuf,
 }
@@ -43,7 +45,7 @@ impl Default for Setup {
         let top = "socket = \"s\"\nmodels = [\"models\"]\n".to_owned();
         let (sections, gpulets) = (String::new(), REPLAY.to_owned());
         let program = PathBuf::from(env!("CARGO_BIN_EXE_gpuletd"));
-        Setup { folder, top, sections, gpulets, log: "info", program }
+        Setup { folder, top, sections, gpulets, log: "info", kept_log: None, program }
     }
 }
 
@@ -121,6 +123,14 @@ impl Setup {
         Setup { log: "error", ..self }
     }
 
+    /// Logs warnings, more than anybody wants to see in a failure's message: it names the file instead,
+    /// which is of this name.
+    pub fn log_kept(self, name: &str) -> Setup {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let _ = fs::remove_file(&path);
+        Setup { log: "warn", kept_log: Some(path), ..self }
+    }
+
     /// Runs this shell script in the place of its executors; `$EXECUTOR` is the real one, and
     /// `$FOLDER` the daemon's folder.
     pub fn executor(mut self, script: &str) -> Setup {
@@ -144,6 +154,23 @@ impl Setup {
         self.folder.path()
     }
 
+    fn config_path(&self) -> PathBuf {
+        self.path().join("gpuletd.toml")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.kept_log.clone().unwrap_or_else(|| self.path().join("log"))
+    }
+
+    /// What was logged, or where, for a failure's message.
+    fn logged(&self) -> String {
+        let path = self.log_path();
+        if self.kept_log.is_some() {
+            return format!("its log: {}", path.display());
+        }
+        fs::read_to_string(path).unwrap_or_default()
+    }
+
     /// Starts it, and waits until every model that will be warm is.
     pub fn start(self) -> Daemon {
         let mut daemon = self.launch();
@@ -153,20 +180,20 @@ impl Setup {
 
     /// Starts it, and waits for nothing.
     pub fn launch(self) -> Daemon {
-        let config = self.folder.path().join("gpuletd.toml");
+        let config = self.config_path();
         fs::write(&config, format!("{}{}{}", self.top, self.sections, self.gpulets)).unwrap();
         let socket = self.folder.path().join("s");
-        let child = spawn(&self.program, &config, self.folder.path(), self.log);
+        let child = spawn(&self);
         Daemon { child, socket, config, setup: self, ended: None }
     }
 }
 
-fn spawn(program: &Path, config: &Path, folder: &Path, level: &str) -> Child {
-    let log = File::options().append(true).create(true).open(folder.join("log")).unwrap();
-    Command::new(program)
+fn spawn(setup: &Setup) -> Child {
+    let log = File::options().append(true).create(true).open(setup.log_path()).unwrap();
+    Command::new(&setup.program)
         .arg("--config")
-        .arg(config)
-        .env("GPULET_LOG", level)
+        .arg(setup.config_path())
+        .env("GPULET_LOG", setup.log)
         .env_remove("NOTIFY_SOCKET")
         .env_remove("LISTEN_FDS")
         .env_remove("JOURNAL_STREAM")
@@ -197,7 +224,7 @@ impl Daemon {
 
     /// Everything that it and its executors logged.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.folder().join("log")).unwrap_or_default()
+        fs::read_to_string(self.setup.log_path()).unwrap_or_default()
     }
 
     pub fn options(&self) -> Options {
@@ -205,7 +232,8 @@ impl Daemon {
     }
 
     pub fn session(&self) -> Session {
-        Session::open(&self.options()).unwrap_or_else(|error| panic!("{error}\n{}", self.log()))
+        Session::open(&self.options())
+            .unwrap_or_else(|error| panic!("{error}\n{}", self.setup.logged()))
     }
 
     /// A session whose slots hold 64 rows of a model of [`Folder::of`]; by default they hold one.
@@ -215,7 +243,7 @@ impl Daemon {
     }
 
     pub fn state(&self) -> State {
-        State::ask(&self.socket).unwrap_or_else(|| panic!("no state\n{}", self.log()))
+        State::ask(&self.socket).unwrap_or_else(|| panic!("no state\n{}", self.setup.logged()))
     }
 
     /// Waits for a state in which there is what a test looks for.
@@ -229,17 +257,16 @@ impl Daemon {
             }
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
-        panic!("never: {what}; state now: {last:#?}\n{}", self.log());
+        panic!("never: {what}; state now: {last:#?}\n{}", self.setup.logged());
     }
 
     /// Waits until every model that will be warm is, and every executor runs.
     pub fn settle(&mut self) {
         let child = &mut self.child;
-        let (socket, folder) = (&self.socket, self.setup.folder.path());
+        let (socket, setup) = (&self.socket, &self.setup);
         eventually("the daemon settles", || {
             if let Some(status) = child.try_wait().unwrap() {
-                let log = fs::read_to_string(folder.join("log")).unwrap_or_default();
-                panic!("the daemon ended with {status}\n{log}");
+                panic!("the daemon ended with {status}\n{}", setup.logged());
             }
             State::ask(socket).filter(State::is_ready)
         });
@@ -285,8 +312,7 @@ impl Daemon {
     /// Starts another one in the place of one that ended, with the same folder.
     pub fn start_again(&mut self) {
         self.ended();
-        let folder = self.setup.folder.path();
-        self.child = spawn(&self.setup.program, &self.config, folder, self.setup.log);
+        self.child = spawn(&self.setup);
         self.ended = None;
         self.settle();
     }
@@ -312,7 +338,9 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("--- log of {}\n{}", self.folder().display(), self.log());
+            eprintln!("--- {}\n{}", self.folder().display(), self.setup.logged());
+        } else if let Some(path) = &self.setup.kept_log {
+            let _ = fs::remove_file(path);
         }
         if self.ended.is_none() {
             // A stopped process dies of SIGKILL too.
