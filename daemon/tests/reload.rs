@@ -255,3 +255,23 @@ fn limits_change_for_those_who_come() {
     echo_once(&mut second, echo, 1, 1);
     echo_once(&mut session, echo, 1, 2);
 }
+
+#[test]
+fn hundreds_of_models_are_not_too_much_for_an_executor_that_does_not_listen() {
+    let daemon = Setup::builtin().start();
+    let pid = daemon.executor_pid("r0");
+    for number in 0..240 {
+        ECHO.write(&daemon.folder().join(format!("models/fresh{number}")));
+    }
+    let frozen = Frozen::new(pid);
+    daemon.signal(Signal::HUP);
+    daemon.wait_for("the models are known", |state| state.model("fresh239").map(drop));
+    drop(frozen);
+    let ready = |name: &str| {
+        daemon.wait_for("it is ready", |state| {
+            state.model(name).filter(|it| it["state"] == "ready").map(drop)
+        });
+    };
+    (0..240).for_each(|number| ready(&format!("fresh{number}")));
+    assert_eq!(daemon.executor_pid("r0"), pid);
+}

@@ -107,12 +107,14 @@ impl Server {
                 executor.suspect.take_if(|suspect| *suspect == instance);
                 self.take_profiles(index, instance, &points);
                 self.change_shares(index);
+                self.tell_loads(index);
                 self.hand_over();
             }
             FromExecutor::LoadFailed { instance, error } => {
                 executor.loading = None;
                 self.fail_load(index, instance, &error);
                 self.change_shares(index);
+                self.tell_loads(index);
                 self.hand_over();
             }
             FromExecutor::Faulted { error } => {

@@ -9,6 +9,10 @@ use crate::gpulet::{Gpulet, GpuletId};
 use crate::models::{Hosted, Instance, InstanceState, Models, Role};
 use crate::wire::{Manner, ToExecutor};
 
+/// Loads that an executor is told ahead of its answers. It loads one after the other, and its socket
+/// does not hold those of a thousand models: who did not read them at once would count as lost.
+const LOADS_AHEAD: usize = 16;
+
 impl Server {
     /// Gives every model an instance in every gpulet of an executor that is to have it, and has the
     /// others forgotten. Who is about to be replaced gets no new ones.
@@ -50,7 +54,8 @@ impl Server {
         self.unload_closed();
     }
 
-    /// Has a running executor load what it is to have and was not told yet.
+    /// Has a running executor load what it is to have and was not told yet, or the first of it: each
+    /// answer makes room for the next.
     pub(super) fn tell_loads(&mut self, index: u32) {
         let Some(executor) = self.dispatcher.executors.get_mut(index) else { return };
         if executor.state != State::Running
@@ -59,7 +64,15 @@ impl Server {
         {
             return;
         }
-        for hosted in self.dispatcher.models.iter_mut() {
+        let loads = |it: &Instance| {
+            it.gpulet.executor == index && matches!(it.state, InstanceState::Loading)
+        };
+        let models = &mut self.dispatcher.models;
+        let mut told = models.iter().filter(|it| it.instances.iter().any(loads)).count();
+        for hosted in models.iter_mut() {
+            if told >= LOADS_AHEAD {
+                break;
+            }
             let waits = |it: &mut Instance| matches!(it.state, InstanceState::Waiting);
             if !is_wanted(hosted, executor) || !hosted.instances_in(index).any(waits) {
                 continue;
@@ -77,6 +90,7 @@ impl Server {
                 None => Manner::Whole,
             };
             executor.tell(&ToExecutor::Load { instance: hosted.id, model, manner }, &[]);
+            told += 1;
         }
     }
 
