@@ -16,6 +16,10 @@ use crate::gpulet::Gpulet;
 use crate::models::{Hosted, Instance, InstanceState};
 use crate::wire::{Backend, Start};
 
+/// Sessions that a successor is told of beforehand: its socket holds 277 of these messages while it
+/// does not listen, and who does not take one counts as lost.
+const INTRODUCED_MAX: usize = 64;
+
 impl Server {
     /// Keeps, changes, replaces, adds and retires executors.
     pub(super) fn reconcile(&mut self, wanted: Vec<Wanted>) -> Result<(), ConfigProblem> {
@@ -103,15 +107,13 @@ impl Server {
     }
 
     /// Has a successor map what clients share with the old one, so that the first batches need not wait
-    /// for it.
+    /// for it. Where there are many, the others are told of with their first batch.
     pub(super) fn introduce_sessions(&mut self, index: u32) {
         let Some(executor) = self.dispatcher.executors.get_mut(index) else { return };
         let Some(old) = executor.replaces else { return };
-        for session in self.dispatcher.sessions.iter_mut() {
-            if session.mapped.contains(old) && !session.is_over() {
-                session.introduce(index, executor);
-            }
-        }
+        let sessions = self.dispatcher.sessions.iter_mut();
+        let known = sessions.filter(|it| it.mapped.contains(old) && !it.is_over());
+        known.take(INTRODUCED_MAX).for_each(|session| session.introduce(index, executor));
     }
 
     /// Lets successors take over that are ready to, and gives those up that never will be.
