@@ -113,6 +113,14 @@ impl Site<'_> {
         self.bar.suspend(|| eprintln!("gpuletctl: {line}"));
     }
 
+    /// Says what is done next, where no bar shows it: a load may take half a minute.
+    fn begin(&self, what: &str) {
+        self.bar.set_message(what.to_owned());
+        if self.bar.is_hidden() {
+            self.say(what);
+        }
+    }
+
     fn stamp(&self, opened: &Opened) -> Stamp {
         Stamp {
             device: self.device.clone(),

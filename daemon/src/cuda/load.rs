@@ -136,7 +136,7 @@ fn place(
     stage("placed");
     let (inputs, outputs) = (specs_of(model, &model.inputs)?, specs_of(model, &model.outputs)?);
     let specs = Specs { inputs: &inputs, outputs: &outputs };
-    let check = Check { gpu, divisions, model, specs, placed: &placed, runs };
+    let check = Check { gpu, divisions, model, specs, placed: &placed, progress, runs };
     let error = check.accuracy(&module).map_err(refuse)?;
     if module.signature().mutates {
         check.memory().map_err(refuse)?;
@@ -205,12 +205,14 @@ struct Check<'a> {
     model: &'a Model,
     specs: Specs<'a>,
     placed: &'a Placed,
+    progress: Progress<'a>,
     runs: Runs,
 }
 
 impl Check<'_> {
     /// The error that the precision brings; refuses more of it than the model allows. Libraries choose
-    /// a kernel for each batch size, and one that is right says nothing about the next.
+    /// a kernel for each batch size, and one that is right says nothing about the next. Some they
+    /// compile at their first use: depthwise convolutions in halves take 2 s for each batch size.
     fn accuracy(&self, module: &Module) -> Result<f64, String> {
         let exact = precision_of(model::Precision::Fp32);
         if self.model.precision == model::Precision::Fp32 {
@@ -221,6 +223,7 @@ impl Check<'_> {
         let (word, bound) = (self.model.precision.word(), self.model.error_max);
         let mut worst = 0f64;
         for rows in sizes(self.model.max_batch) {
+            (self.progress)(format!("{rows} rows in {word} against fp32"));
             let error = self.difference([&reference, self.placed], rows)?;
             if error > bound {
                 return Err(format!(

@@ -237,7 +237,7 @@ impl Beside<'_> {
                 file.pressures.push(PressureAlone { kernel: *kernel, sm_count, bytes_per_s });
             }
             Item::Pressed(pick, kernel) => {
-                if !self.load(shelf, pick.case)? {
+                if !self.load(site, shelf, pick.case)? {
                     let rule = "is no CUDA graph: its allocations would wait for the kernel";
                     return Err(Failure::Rule(rule.to_owned()));
                 }
@@ -265,7 +265,7 @@ impl Beside<'_> {
     fn set(&self, site: &Site<'_>, shelf: &mut Shelf, picks: &[Pick]) -> Result<SetRun, Failure> {
         let mut alone = Vec::new();
         for (gpulet, pick) in picks.iter().enumerate() {
-            self.load(shelf, pick.case)?;
+            self.load(site, shelf, pick.case)?;
             alone.push(self.alone(site, shelf, gpulet, *pick)?);
         }
         let place = |(gpulet, pick): (usize, &Pick)| self.part(gpulet, *pick);
@@ -290,11 +290,12 @@ impl Beside<'_> {
     }
 
     /// Has a case on the shelf, and says whether it is captured.
-    fn load(&self, shelf: &mut Shelf, case: usize) -> Result<bool, Failure> {
+    fn load(&self, site: &Site<'_>, shelf: &mut Shelf, case: usize) -> Result<bool, Failure> {
         if let Some(known) = shelf.loaded.get(&case) {
             return known.clone().map_err(Failure::Rule);
         }
-        let Case { directory, precision, .. } = &self.cases[case];
+        let Case { model, directory, precision, .. } = &self.cases[case];
+        site.begin(&format!("loading {model} {}", precision.word()));
         let order = Order::Load(Load {
             id: case as u32,
             directory: directory.clone(),

@@ -149,7 +149,7 @@ impl Grid<'_> {
                     continue;
                 }
                 let precision = case.precision.word();
-                site.bar.set_message(format!("{} {precision} on {share_pct} %", case.model));
+                site.begin(&format!("{} {precision} on {share_pct} %", case.model));
                 let outcome = self.share(site, running, case, *share_pct, &rows);
                 for Refused { rows, rule } in &outcome.share.refused {
                     let name = &case.model;
