@@ -1,4 +1,5 @@
-//! What runs models: [`open`] one, [`load`] a model, [`Instance::run`] batches.
+//! What runs models: [`open`](loading::open) one, [`load`](loading::load) a model,
+//! [`Instance::run`] batches.
 //!
 //! The executor process drives these, and so does `gpuletctl run` in its own process. A backend
 //! knows nothing of regions, rings or the daemon: it sees memory, rows and a [`Model`].
@@ -11,9 +12,11 @@
 //! | [`buffer`] | memory for whole batches, allocated when a model is loaded                |
 //! | [`values`] | integers and truth values, checked before a model sees them                |
 //! | [`warmup`] | first forwards, and the profile they measure                              |
+//! | [`loading`] | all of these together: a model that is warm                              |
 
 pub mod buffer;
 pub mod echo;
+pub mod loading;
 pub mod replay;
 pub mod torch;
 pub mod values;
@@ -25,14 +28,11 @@ use std::path::PathBuf;
 use std::ptr::NonNull;
 
 use gpulet_abi::status::Status;
-use gpulet_kernels::{ImageSpec, Part};
+use gpulet_kernels::Part;
 use gpulet_plan::profile::{ProfileError, ProfilePoint};
 
-use crate::execute::engine::Progress;
-use crate::model::{Builtin, Model, Source, Tensor};
-use crate::{store, wire};
-
-use buffer::{BatchBuffer, RowBytes};
+use crate::model::{Model, Tensor};
+use crate::store;
 
 /// Memory of one tensor of a batch, dense and row-major; which type and shape it has is the
 /// [`Model`]'s to say. It may be written by another process at any time.
@@ -159,6 +159,9 @@ pub enum OpenError {
     },
 }
 
+/// Told before every step of a load that may take long what it is, such as "8 rows".
+pub type Progress<'a> = &'a (dyn Fn(String) + Sync);
+
 /// Something that runs models.
 pub trait Backend: Send + Sync {
     /// For people: what it is, and which version.
@@ -210,81 +213,6 @@ pub trait Instance: Send {
     fn writes_in_place(&self) -> bool {
         false
     }
-}
-
-/// A model that is warm and measured, with memory for its batches.
-pub struct Loaded {
-    /// What it is.
-    pub model: Model,
-    /// It runs batches.
-    pub instance: Box<dyn Instance>,
-    /// Room for `max_batch` rows of everything, as the model sees it.
-    pub buffer: BatchBuffer,
-    /// What a row takes in a slot.
-    pub slot_rows: RowBytes,
-    /// For each input that clients give as pictures what becomes of them.
-    pub pictures: Vec<Option<ImageSpec>>,
-    /// Latencies, rows ascending: what `LatencyProfile` takes.
-    pub points: Vec<ProfilePoint>,
-}
-
-/// Opens the backend that `backend` describes, with `thread_count` threads for one forward.
-///
-/// # Errors
-/// [`OpenError`].
-pub fn open(backend: &wire::Backend, thread_count: u32) -> Result<Box<dyn Backend>, OpenError> {
-    Ok(match backend {
-        wire::Backend::Torch { libtorch_dir, shim } => {
-            Box::new(torch::Torch::open(libtorch_dir.clone(), shim.clone(), thread_count)?)
-        }
-        wire::Backend::Cuda(_) => return Err(OpenError::NotOnHost),
-        wire::Backend::Replay { profiles_dir } => Box::new(replay::Replay::open(profiles_dir)?),
-    })
-}
-
-/// Loads a model, warms it up and measures it.
-///
-/// # Errors
-/// [`LoadError`].
-pub fn load(
-    backend: &dyn Backend,
-    model: &Model,
-    progress: Progress<'_>,
-) -> Result<Loaded, LoadError> {
-    progress("reading".to_owned());
-    let mut instance: Box<dyn Instance> = match &model.source {
-        Source::File(_) => backend.load_file(model)?,
-        Source::Builtin(Builtin::Echo) => Box::new(echo::Echo::new(model)?),
-        Source::Builtin(Builtin::Null) => {
-            return Err(LoadError::model(model, "builtin:null is answered without an executor"));
-        }
-        Source::Builtin(Builtin::Fault | Builtin::Hang) => {
-            return Err(LoadError::model(model, "builtin \"fault\" and \"hang\" need a GPU"));
-        }
-    };
-    let mut buffer = BatchBuffer::new(model)?;
-    let points = match instance.profile() {
-        Some(points) => points,
-        None => warmup::measure(model, instance.as_mut(), &mut buffer, progress)?,
-    };
-    let slot_rows = RowBytes::of(model)?;
-    Ok(Loaded {
-        model: model.clone(),
-        instance,
-        buffer,
-        slot_rows,
-        pictures: pictures(model)?,
-        points,
-    })
-}
-
-/// What becomes of pictures, for each input of a model.
-pub(crate) fn pictures(model: &Model) -> Result<Vec<Option<ImageSpec>>, LoadError> {
-    let spec = |tensor: &Tensor| {
-        let failed = |error| LoadError::model(model, format!("{}: {error}", tensor.name));
-        tensor.pictures().transpose().map_err(failed)
-    };
-    model.inputs.iter().map(spec).collect()
 }
 
 /// Asserts that `views` are what `tensors` say for `rows` rows, as the model sees them.

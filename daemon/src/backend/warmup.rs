@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use gpulet_plan::profile::{PROFILE_LATENCY_MAX_NS, ProfilePoint};
 
 use super::buffer::BatchBuffer;
-use super::{Instance, LoadError, Loaded};
-use crate::execute::engine::Progress;
+use super::{Instance, LoadError, Progress};
 use crate::model::{Model, Source};
 
 /// Time for all sizes of one model.
@@ -79,22 +78,6 @@ fn extrapolate(last: &ProfilePoint, rows: u32) -> ProfilePoint {
         u64::try_from(scaled).unwrap_or(u64::MAX).min(PROFILE_LATENCY_MAX_NS)
     };
     ProfilePoint { rows, p50_ns: scale(last.p50_ns), p99_ns: scale(last.p99_ns) }
-}
-
-/// Runs one row of zeros in a thread that has not run any model: its first forward costs some
-/// milliseconds more, for what libtorch and malloc keep for each thread.
-pub fn settle(loaded: &mut Loaded) {
-    let Loaded { model, instance, buffer, .. } = loaded;
-    if instance.profile().is_some() {
-        return;
-    }
-    for index in 0..model.inputs.len() {
-        buffer.input_mut(index, 1).fill(0);
-    }
-    let tensors = buffer.tensors(1);
-    if let Err(error) = instance.run(1, tensors.inputs(), tensors.outputs()) {
-        tracing::debug!(model = model.name, "{error}");
-    }
 }
 
 fn measure_size(

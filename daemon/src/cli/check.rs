@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{CtlError, Output, print, print_json};
-use crate::backend;
+use crate::backend::loading;
 use crate::config::{Config, DEFAULT_PATH, Mechanism};
 use crate::device::Inventory;
 use crate::limits::Limits;
@@ -151,7 +151,7 @@ fn examine_profiles<'a>(
     models: impl Iterator<Item = &'a Model>,
 ) -> Vec<String> {
     let backend = wire::Backend::Replay { profiles_dir: profiles_dir.to_owned() };
-    match backend::open(&backend, 1) {
+    match loading::open(&backend, 1) {
         Ok(backend) => models
             .filter_map(|model| backend.load_file(model).err())
             .map(|error| error.to_string())

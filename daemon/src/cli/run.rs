@@ -16,7 +16,8 @@ use super::values::Fill;
 use super::{CtlError, Output, print, print_json};
 use crate::backend::buffer::BatchBuffer;
 use crate::backend::echo::Echo;
-use crate::backend::{self, Backend, Copied, Instance, LoadError, RunError, View};
+use crate::backend::loading;
+use crate::backend::{Backend, Copied, Instance, LoadError, RunError, View};
 use crate::config::{DEFAULT_KERNEL_CACHE, DEFAULT_MODELS};
 use crate::cuda::gpu::Options;
 use crate::cuda::local::Local;
@@ -173,7 +174,7 @@ impl Run {
         }
         let (libtorch_dir, shim) = (self.libtorch_dir.clone(), self.torch_shim.clone());
         if !self.gpu {
-            return Ok(Some(backend::open(&wire::Backend::Torch { libtorch_dir, shim }, threads)?));
+            return Ok(Some(loading::open(&wire::Backend::Torch { libtorch_dir, shim }, threads)?));
         }
         let mut shares_pct = Vec::new();
         match self.held {

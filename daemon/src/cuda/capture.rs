@@ -19,9 +19,9 @@ use super::gpu::{Cut, Division};
 use super::graph::Graph;
 use super::lane::{Lane, Layouts, Piece, SETS, Set, Size, points_in_pieces};
 use super::weights::{Forward, Weights};
+use crate::backend::Progress;
 use crate::backend::warmup::sizes;
 use crate::clock::ns_since;
-use crate::execute::engine::Progress;
 
 /// Forwards before a capture: libtorch compiles on the second at each shape, cuDNN chooses on the
 /// first, and allocations settle.

@@ -18,11 +18,12 @@ use super::weights::{Forward, Weights};
 
 use super::courtesy::give_way;
 use crate::backend::buffer::RowBytes;
+use crate::backend::loading::pictures;
 use crate::backend::torch::{ARCHIVE_BYTES_MAX, check_signature, specs_of};
 use crate::backend::warmup::sizes;
-use crate::backend::{LoadError, pictures};
+use crate::backend::{LoadError, Progress};
 use crate::clock::ns_since;
-use crate::execute::engine::{Load, Progress};
+use crate::execute::loader::Load;
 use crate::model::{self, Model, Source};
 use crate::mps;
 use crate::store;

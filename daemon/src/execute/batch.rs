@@ -23,8 +23,9 @@ use gpulet_kernels::{ImageSpec, Part, gather, gather_image, scatter};
 use gpulet_plan::policy::BATCH_REQUESTS_MAX;
 
 use crate::backend::buffer::Tensors;
+use crate::backend::loading::Loaded;
 use crate::backend::values::{check_values, is_checked};
-use crate::backend::{Copied, Loaded, RunError, View, put_text};
+use crate::backend::{Copied, RunError, View, put_text};
 use crate::clock::now_ns;
 use crate::model::Tensor;
 use crate::wire::{BatchCommand, BatchReport, BatchRequest};

@@ -3,35 +3,13 @@
 use gpulet_abi::region::Region;
 use gpulet_plan::profile::ProfilePoint;
 
-use super::loader::Later;
-use crate::backend::LoadError;
-use crate::model::Model;
-use crate::wire::{BatchCommand, BatchReport, Manner};
+use super::loader::{Later, Load};
+use crate::wire::{BatchCommand, BatchReport};
 
 /// The device is lost to this process. Another process must take over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Fault(pub String);
-
-/// Told before every step of a load that may take long what it is, such as "8 rows".
-pub type Progress<'a> = &'a (dyn Fn(String) + Sync);
-
-/// Loads models, on a thread of its own.
-pub trait Load: Send + Sync + 'static {
-    /// A model that is warm.
-    type Loaded: Send + 'static;
-
-    /// Loads, warms up and measures a model in that manner.
-    ///
-    /// # Errors
-    /// [`LoadError`].
-    fn load(
-        &self,
-        model: &Model,
-        manner: Manner,
-        progress: Progress<'_>,
-    ) -> Result<Self::Loaded, LoadError>;
-}
 
 /// What the daemon is told of a model that was loaded.
 #[derive(Clone, Debug)]

@@ -5,8 +5,10 @@ use std::collections::VecDeque;
 use gpulet_abi::region::Region;
 
 use super::batch::Holdings;
-use super::engine::{Engine, Facts, Fault, Load, Progress};
-use crate::backend::{self, Backend, LoadError, Loaded, warmup};
+use super::engine::{Engine, Facts, Fault};
+use super::loader::Load;
+use crate::backend::loading::{self, Loaded};
+use crate::backend::{Backend, LoadError, Progress};
 use crate::model::Model;
 use crate::wire::{BatchCommand, BatchReport, Manner};
 
@@ -22,7 +24,7 @@ impl Load for HostLoad {
         _manner: Manner,
         progress: Progress<'_>,
     ) -> Result<Loaded, LoadError> {
-        backend::load(self.0.as_ref(), model, progress)
+        loading::load(self.0.as_ref(), model, progress)
     }
 }
 
@@ -54,7 +56,7 @@ impl Engine for Host {
     fn adopt(&mut self, instance: u32, mut loaded: Box<Loaded>) -> Facts {
         // With other models loaded this thread has run one, and somebody may be waiting.
         if self.holdings.is_empty() {
-            warmup::settle(&mut loaded);
+            loaded.settle();
         }
         let facts = Facts {
             model: loaded.model.name.clone(),

@@ -15,9 +15,26 @@ use std::time::Instant;
 
 use gpulet_abi::doorbell::Doorbell;
 
-use super::engine::Load;
+use crate::backend::{LoadError, Progress};
 use crate::model::Model;
 use crate::wire::Manner;
+
+/// Loads models, on a thread of its own.
+pub trait Load: Send + Sync + 'static {
+    /// A model that is warm.
+    type Loaded: Send + 'static;
+
+    /// Loads, warms up and measures a model in that manner.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    fn load(
+        &self,
+        model: &Model,
+        manner: Manner,
+        progress: Progress<'_>,
+    ) -> Result<Self::Loaded, LoadError>;
+}
 
 /// What the thread says of loads.
 pub enum Said<L> {

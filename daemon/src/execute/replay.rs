@@ -8,9 +8,11 @@ use gpulet_abi::region::Region;
 use gpulet_plan::profile::{LatencyProfile, PROFILE_LATENCY_MAX_NS, ProfilePoint};
 
 use super::batch::Holdings;
-use super::engine::{Engine, Facts, Fault, Load, News, Progress};
+use super::engine::{Engine, Facts, Fault, News};
+use super::loader::Load;
+use crate::backend::loading::{self, Loaded};
 use crate::backend::replay::Replay;
-use crate::backend::{self, LoadError, Loaded};
+use crate::backend::{LoadError, Progress};
 use crate::clock::now_ns;
 use crate::model::{Builtin, Model, Source};
 use crate::wire::{BatchCommand, BatchReport, DEPTH_MAX, Manner};
@@ -31,11 +33,11 @@ impl Load for ReplayLoad {
         progress: Progress<'_>,
     ) -> Result<Loaded, LoadError> {
         let Source::Builtin(Builtin::Fault | Builtin::Hang) = model.source else {
-            return backend::load(&self.0, model, progress);
+            return loading::load(&self.0, model, progress);
         };
         // Only its profile is looked at.
         let source = Source::File(PathBuf::new());
-        let loaded = backend::load(&self.0, &Model { source, ..model.clone() }, progress)?;
+        let loaded = loading::load(&self.0, &Model { source, ..model.clone() }, progress)?;
         Ok(Loaded { model: model.clone(), ..loaded })
     }
 }

@@ -10,7 +10,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use super::control::{self, Control, Heard};
 use super::{Daemon, ExecuteError, io_error};
 use crate::backend::replay::Replay;
-use crate::backend::{self, Backend};
+use crate::backend::{Backend, loading};
 use crate::cuda::gpu::{Division, Gpu, Options};
 use crate::wire::{self, EXECUTOR_GPULETS_MAX, FromExecutor, Link, Start, ToExecutor};
 
@@ -150,6 +150,6 @@ fn prepare(start: &Start) -> Result<Ready, String> {
     if let wire::Backend::Replay { profiles_dir } = &start.backend {
         return Ok(Ready::Replay(Replay::open(profiles_dir).map_err(|error| error.to_string())?));
     }
-    let backend = backend::open(&start.backend, start.thread_count);
+    let backend = loading::open(&start.backend, start.thread_count);
     Ok(Ready::Host(backend.map_err(|error| error.to_string())?))
 }

@@ -8,7 +8,7 @@ use gpulet_abi::tensor::row_bytes;
 use gpulet_abi::tensor::Dtype;
 
 use super::*;
-use crate::backend::{self, replay::Replay};
+use crate::backend::{loading, replay::Replay};
 use crate::model::{Builtin, DtypeName, Model, Precision, Source, Tensor};
 
 const INSTANCE: u32 = 3;
@@ -41,7 +41,7 @@ fn echo(dtype: Dtype) -> Model {
 /// A region of 64 slots and an echo.
 fn holdings(dtype: Dtype) -> Holdings {
     let backend = Replay::open(Path::new("/")).unwrap();
-    let loaded = backend::load(&backend, &echo(dtype), &|_| {}).unwrap();
+    let loaded = loading::load(&backend, &echo(dtype), &|_| {}).unwrap();
     let geometry = Geometry::new(4096, 64).unwrap();
     let (_, fd) = Region::create(geometry).unwrap();
     let region = Region::attach(fd, geometry.region_bytes).unwrap();

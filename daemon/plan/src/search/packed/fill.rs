@@ -1,9 +1,6 @@
 //! What to put on one gpulet: the models, batches and duty cycle worth most of what is left.
 
-use super::tables::{Class, Kind, Tables};
-
-/// Most models that take turns on one gpulet.
-pub(super) const MEMBERS_MAX: usize = 8;
+use super::tables::{Class, Kind, MEMBERS_MAX, Tables};
 
 /// Duty cycles that are tried, parts of the longest: a shorter one wastes less on models that
 /// are asked seldom, a longer one spreads the fixed cost of a batch further.

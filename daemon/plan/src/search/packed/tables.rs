@@ -4,6 +4,9 @@ use crate::bound::best_throughput;
 use crate::interference::Running;
 use crate::problem::Problem;
 
+/// Most models that take turns on one gpulet.
+pub(super) const MEMBERS_MAX: usize = 8;
+
 /// Most layouts that are tried for one device.
 const LAYOUTS_MAX: usize = 96;
 
@@ -86,7 +89,7 @@ impl Tables {
         Self {
             kinds,
             batch_max: problem.settings.batch_max,
-            members_max: problem.settings.models_per_gpulet_max.min(super::fill::MEMBERS_MAX),
+            members_max: problem.settings.models_per_gpulet_max.min(MEMBERS_MAX),
             duty_max_ms,
             memory_mb: models.iter().map(|model| model.costs.memory_mb as f64).collect(),
             request_bits: models.iter().map(|it| it.costs.request_bytes as f64 * 8.0).collect(),
