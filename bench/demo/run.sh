@@ -3,6 +3,7 @@
 # the header and library of this tree, and lets it ask. Needs `make build` and .ci/setup.sh demo.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+. bench/ready.sh
 
 build=${BUILD:-target/release}
 library=${CLIENT_LIB:-target/client-lib}
@@ -27,13 +28,9 @@ models = ["$work/models"]
 [access]
 users = ["$(id -u)"]
 TOML
+export GPULET_SOCKET=$work/gpuletd.sock
 "$build/gpuletd" --config "$work/gpuletd.toml" &
 daemon=$!
-for _ in $(seq 600); do
-  state=$("$build/gpuletctl" --socket "$work/gpuletd.sock" status --json 2>/dev/null || true)
-  case $state in *'"ready":true'* | *'"ready": true'*) break ;; esac
-  kill -0 "$daemon"
-  sleep 0.1
-done
+wait_until_ready "$build" $daemon
 echo
-"$work/demo" "$work/gpuletd.sock" resource/models/digits/held-out.bin
+"$work/demo" "$GPULET_SOCKET" resource/models/digits/held-out.bin

@@ -4,6 +4,7 @@
 #
 #   bench/gpu/adopt.sh BIN MODEL...     prints JSON: models that answered, whether MPS outlived gpuletd
 set -euo pipefail
+. "$(dirname "$0")/../ready.sh"
 bin=$1
 shift
 folder=$(mktemp -d /tmp/gpulet-adopt.XXXXXX) # short: MPS has sockets in it
@@ -49,12 +50,7 @@ done
 "$bin/gpuletd" --config "$folder/gpuletd.toml" >&2 &
 daemon=$!
 export GPULET_SOCKET=$folder/gpuletd.sock
-for _ in $(seq 600); do
-  state=$("$bin/gpuletctl" status --json 2>/dev/null || true)
-  case $state in *'"ready":true'* | *'"ready": true'*) break ;; esac
-  kill -0 "$daemon"
-  sleep 0.1
-done
+wait_until_ready "$bin" $daemon
 answered=0
 for model in "$@"; do
   "$bin/gpuletctl" infer "$(basename "$model")" --fill random >/dev/null && answered=$((answered + 1))

@@ -5,6 +5,7 @@
 #   bench/gpu/lend.sh BIN MODEL HOST RATE     prints JSON: what part of the requests for MODEL, RATE a
 #                                             second, and for HOST, 50 a second, was answered in time
 set -euo pipefail
+. "$(dirname "$0")/../ready.sh"
 bin=$1 model=$2 host=$3 rate=$4
 slo_ms=25
 seconds=3
@@ -51,12 +52,7 @@ $1
 TOML
   "$bin/gpuletd" --config "$folder/gpuletd.toml" >&2 &
   daemon=$!
-  for _ in $(seq 600); do
-    state=$("$bin/gpuletctl" status --json 2>/dev/null || true)
-    case $state in *'"ready":true'* | *'"ready": true'*) break ;; esac
-    kill -0 "$daemon"
-    sleep 0.1
-  done
+  wait_until_ready "$bin" $daemon
   "$bin/gpulet-bench" load "$guest" --rate "$rate" --duration $seconds --slo-ms $slo_ms \
     --json "$folder/guest.json" >&2 &
   load=$!
