@@ -29,7 +29,7 @@ use self::ledger::Ledger;
 use self::round::{Chosen, Style, round};
 use self::tables::Tables;
 use super::{Infeasible, Policy, elastic};
-use crate::plan::{Filled, Slot};
+use crate::plan::Filled;
 use crate::problem::Problem;
 
 /// Part of a rate that is planned for on top, against what rounding a duty cycle takes.
@@ -95,8 +95,8 @@ fn fewest<'a>(problem: &'a Problem, tables: &Tables, bound: f64) -> Option<Ledge
     let available = tables.available();
     // Rounds reckon with the worst neighbours: of what they fill, some can be given back.
     let beyond: Vec<u32> = available.iter().map(|count| count + count / 8 + 1).collect();
-    let best = rounds(tables, &rates, &available, goal)
-        .or_else(|| rounds(tables, &rates, &beyond, goal))?;
+    let best = rounds(problem, tables, &rates, &available, goal)
+        .or_else(|| rounds(problem, tables, &rates, &beyond, goal))?;
     let mut filled: Vec<Filled> = best.iter().flat_map(|chosen| filled(tables, chosen)).collect();
     let fewer = filled.len().saturating_sub(1);
     if rates.len() <= FEW_MODELS && fewer <= FEW_DEVICES && fewer as f64 >= bound {
@@ -132,7 +132,7 @@ fn roomiest<'a>(
         let factor = (low * high).sqrt();
         let rates: Vec<f64> =
             (0..best.carried.len()).map(|model| best.goal(model) * factor).collect();
-        let Some(chosen) = rounds(tables, &rates, &tables.available(), goal) else {
+        let Some(chosen) = rounds(problem, tables, &rates, &tables.available(), goal) else {
             high = factor;
             continue;
         };
@@ -167,7 +167,13 @@ fn count(chosen: &[Chosen]) -> u32 {
     chosen.iter().map(|it| it.times).sum()
 }
 
-fn rounds(tables: &Tables, rates: &[f64], available: &[u32], goal: Goal) -> Option<Vec<Chosen>> {
+fn rounds(
+    problem: &Problem,
+    tables: &Tables,
+    rates: &[f64],
+    available: &[u32],
+    goal: Goal,
+) -> Option<Vec<Chosen>> {
     let models = rates.len();
     let mut rng = Rng::with_seed(SEED);
     let taken: f64 = (0..models).map(|model| tables.devices(model, rates[model])).sum();
@@ -192,10 +198,10 @@ fn rounds(tables: &Tables, rates: &[f64], available: &[u32], goal: Goal) -> Opti
         // What a plan for a little more needs, this one needs at most.
         let more = if turn % 4 == 3 { 1.0 + 0.12 * rng.f64() } else { 1.0 };
         let asked: Vec<f64> = rates.iter().map(|rate| rate * more).collect();
-        let Some(found) = round(tables, &style, &asked, available) else { continue };
+        let Some(found) = round(problem, tables, &style, &asked, available) else { continue };
         lateness.fill(0.0);
         if let Some(last) = found.last() {
-            for (model, served) in last.slots.iter().flat_map(|it| it.1.throughputs()) {
+            for (model, served) in last.carried.iter().copied() {
                 lateness[model] += (served / rates[model]).min(1.0);
             }
         }
@@ -209,8 +215,6 @@ fn rounds(tables: &Tables, rates: &[f64], available: &[u32], goal: Goal) -> Opti
 }
 
 fn filled(tables: &Tables, chosen: &Chosen) -> Vec<Filled> {
-    let kind = &tables.kinds[chosen.kind];
-    let slots = chosen.slots.iter().map(|(class, fill)| kind.slot(&kind.classes[*class], fill));
-    let slots: Vec<Slot> = slots.collect();
-    vec![Filled { device: chosen.kind, slots }; chosen.times as usize]
+    let device = tables.kinds[chosen.kind].device(chosen.kind, &chosen.slots);
+    vec![device; chosen.times as usize]
 }

@@ -9,7 +9,7 @@ use crate::problem::Problem;
 const ROUNDING_MS: f64 = 4e-6;
 
 /// Requests per second of each model on one device; `None` when the device does not hold.
-type Carried = Option<Vec<(usize, f64)>>;
+pub(super) type Carried = Option<Vec<(usize, f64)>>;
 
 /// Devices, and the requests per second that they carry of each model.
 #[derive(Debug)]
@@ -139,7 +139,7 @@ impl<'a> Ledger<'a> {
 }
 
 /// What a device carries, with duty cycles as short as its batches allow.
-fn carried_by(problem: &Problem, device: &Filled) -> Carried {
+pub(super) fn carried_by(problem: &Problem, device: &Filled) -> Carried {
     let kind = &problem.devices[device.device];
     let models = || device.slots.iter().flat_map(|slot| &slot.members).map(|it| it.0);
     let used_mb = models().map(|it| problem.models[it].costs.memory_mb).sum::<u64>()

@@ -2,8 +2,10 @@
 
 use super::ROUNDING;
 use super::fill::{Fill, Left, Room, fill};
+use super::ledger::carried_by;
 use super::tables::{Class, Kind, Tables};
-use crate::plan::Slot;
+use crate::plan::{Filled, Slot};
+use crate::problem::Problem;
 
 /// What is left of a rate when it counts as served, requests per second.
 const SERVED: f64 = 1e-9;
@@ -22,9 +24,18 @@ pub(super) struct Chosen {
     pub times: u32,
     /// Worth of what one of them serves.
     pub value: f64,
+    /// Requests per second of each model that one of them carries, beside the neighbours that
+    /// its gpulets have there.
+    pub carried: Vec<(usize, f64)>,
 }
 
 impl Kind {
+    /// A device of this type, `number`, with its gpulets filled.
+    pub fn device(&self, number: usize, slots: &[(usize, Fill)]) -> Filled {
+        let slots = slots.iter().map(|(class, fill)| self.slot(&self.classes[*class], fill));
+        Filled { device: number, slots: slots.collect() }
+    }
+
     /// A gpulet of `class`, filled. It takes its turns as fast as it can, unless what requests
     /// bring over a network is limited.
     pub fn slot(&self, class: &Class, fill: &Fill) -> Slot {
@@ -50,6 +61,7 @@ pub(super) struct Style {
 
 /// Devices that serve `rates`; `None` when the round gives up.
 pub(super) fn round(
+    problem: &Problem,
     tables: &Tables,
     style: &Style,
     rates: &[f64],
@@ -82,7 +94,8 @@ pub(super) fn round(
                 let least = best.as_ref().map_or(needed.max(0.0), |it| it.value);
                 let (found, unbound) = packing.best_layout(&left, least);
                 if let Some((value, slots)) = found {
-                    best = Some(Chosen { kind: index, slots, times: 1, value });
+                    best =
+                        Some(Chosen { kind: index, slots, times: 1, value, carried: Vec::new() });
                 }
                 if unbound {
                     break;
@@ -90,11 +103,15 @@ pub(super) fn round(
             }
         }
         let mut chosen = best?;
+        // Gpulets are reckoned with the worst neighbours; what they carry beside those that they
+        // have counts.
+        let device = tables.kinds[chosen.kind].device(chosen.kind, &chosen.slots);
+        chosen.carried = carried_by(problem, &device)?;
         chosen.times = left.repeats(&chosen).min(available[chosen.kind]);
         used = used.saturating_add(chosen.times);
         available[chosen.kind] -= chosen.times;
         for _ in 0..chosen.times {
-            left.serve(&chosen.slots);
+            left.serve(chosen.carried.iter().copied());
         }
         left.active.retain(|&model| left.rate[model] > SERVED);
         for (model, _) in chosen.slots.iter().flat_map(|it| it.1.members()) {
@@ -116,23 +133,19 @@ impl Left {
     }
 
     /// Takes out what the slots serve; never below nothing.
-    fn serve(&mut self, slots: &[(usize, Fill)]) {
-        for (_, fill) in slots {
-            for (model, served) in fill.throughputs() {
-                self.rate[model] = (self.rate[model] - served).max(0.0);
-            }
+    fn serve(&mut self, served: impl Iterator<Item = (usize, f64)>) {
+        for (model, rate) in served {
+            self.rate[model] = (self.rate[model] - rate).max(0.0);
         }
     }
 
     /// How often the same choice would be made again: as long as it serves nothing in vain.
     fn repeats(&self, chosen: &Chosen) -> u32 {
         let mut served: Vec<(usize, f64)> = Vec::new();
-        for (_, fill) in &chosen.slots {
-            for (model, rate) in fill.throughputs() {
-                match served.iter_mut().find(|it| it.0 == model) {
-                    Some(known) => known.1 += rate,
-                    None => served.push((model, rate)),
-                }
+        for &(model, rate) in &chosen.carried {
+            match served.iter_mut().find(|it| it.0 == model) {
+                Some(known) => known.1 += rate,
+                None => served.push((model, rate)),
             }
         }
         let times = served.iter().map(|&(model, rate)| (self.rate[model] / rate).floor());
@@ -266,7 +279,7 @@ impl Packing<'_> {
             room.network_bits -= found.network_bits;
             slots.push((at, found));
             let rest = rest.get_or_insert_with(|| left.clone());
-            rest.serve(&slots[slots.len() - 1..]);
+            rest.serve(found.throughputs());
             rest.active.retain(|&model| rest.rate[model] > SERVED);
         }
         Some(((value, slots), share_pct))

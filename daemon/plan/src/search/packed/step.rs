@@ -164,7 +164,7 @@ fn add_devices(
     };
     let mut available: Vec<u32> = tables.kinds.iter().map(|kind| kind.count).collect();
     ledger.filled.iter().for_each(|device| available[device.device] -= 1);
-    let added = round(tables, &style, &rates, &available)
+    let added = round(problem, tables, &style, &rates, &available)
         .ok_or(Infeasible::Devices { bound, count: problem.device_count() })?;
     ledger.filled.extend(added.iter().flat_map(|chosen| filled(tables, chosen)));
     Ok(())
