@@ -95,7 +95,8 @@ fn what_makes_no_sense_of_a_running_plan_is_left_out() {
 
 #[test]
 fn devices_keep_their_numbers() {
-    let asked: Vec<(usize, f64)> = (0..12).map(|at| (at % 6, 200.0)).collect();
+    // So much that every model has several devices, of which some can be given back.
+    let asked: Vec<(usize, f64)> = (0..12).map(|at| (at % 6, 800.0)).collect();
     let running = Policy::Packed.plan(&problem(&asked, 100, true)).unwrap();
     let next = step(&raised(problem(&asked, 100, true), &[0.2; 12]), &running).unwrap();
     assert!(next.devices.len() < running.devices.len());

@@ -2,19 +2,22 @@
 //!
 //! A round takes one device after the other: of all layouts it takes the one whose gpulets, each
 //! filled with what is worth most of what is left, are worth most together. A request is worth
-//! the least part of a device that could serve it. What is left counts only once, which is what
+//! the part of a device that it takes. What is left counts only once, which is what
 //! makes remainders of several models end up together on one gpulet. Rounds are repeated with
-//! the worths shaken, and with more worth for what came last.
+//! the worths shaken, and with more worth for what came last; then a few devices at a time are
+//! planned anew.
 
 mod exhaustive;
 mod fill;
 #[cfg(feature = "solver")]
 mod integer;
+mod layouts;
 mod ledger;
 mod replan;
 mod round;
 mod step;
 mod tables;
+mod thin;
 
 pub use self::exhaustive::exhaustive;
 #[cfg(feature = "solver")]
@@ -25,9 +28,11 @@ pub use self::step::step;
 use fastrand::Rng;
 
 use self::exhaustive::Cover;
+use self::layouts::LAYOUTS_MAX;
 use self::ledger::Ledger;
 use self::round::{Chosen, Style, round};
 use self::tables::Tables;
+use self::thin::thin;
 use super::{Infeasible, Policy, elastic};
 use crate::plan::Filled;
 use crate::problem::Problem;
@@ -41,9 +46,8 @@ const ROUNDING: f64 = 1e-6;
 /// Seed of the shaken worths: the same problem has the same plan.
 const SEED: u64 = 0x6770_756c_6574;
 
-/// How much of the machine's time the search may take; a round costs more than the square of
-/// the models.
-const EFFORT: usize = 300_000;
+/// Most rounds of a search.
+const TURNS_MAX: usize = 240;
 
 /// So few models are looked at in every combination, if there are not too many of these.
 const FEW_MODELS: usize = 3;
@@ -53,8 +57,18 @@ const FEW_COMBINATIONS: usize = 1 << 21;
 /// Devices among which head-room is looked for: with more, one more or less changes little.
 const ROOMY_DEVICES_MAX: usize = 16;
 
-/// Devices among which the published rules are tried as well.
-const PUBLISHED_DEVICES_MAX: u32 = 16;
+/// Models times devices up to which the published rules are tried as well.
+const PUBLISHED_MAX: usize = 1000;
+
+/// Devices among which a few are planned anew again and again: with more, one counts for little.
+const THIN_DEVICES_MAX: usize = 64;
+
+/// What planning a few anew may take, in parts of what rounds may.
+const THIN_EFFORT: f64 = 0.3;
+
+/// Policies that may have a plan for the devices that there are where rounds find none.
+const OTHERS: [Policy; 4] =
+    [Policy::Elastic, Policy::ElasticNoInterference, Policy::Greedy, Policy::Temporal];
 
 /// Rounds for each head-room that is tried, and how close to the highest it comes.
 const ROOMY_TURNS: usize = 12;
@@ -67,36 +81,57 @@ const ROOMY_STEP: f64 = 1.02;
 pub fn search(problem: &Problem, bound: f64) -> Result<Vec<Filled>, Infeasible> {
     Infeasible::look(problem, bound)?;
     let tables = Tables::new(problem, &vec![true; problem.models.len()]);
-    let found = fewest(problem, &tables, bound);
-    // Among few devices the published rules are quick to try: they may do with fewer.
-    let fewer = match &found {
-        Some(ledger) => (ledger.filled.len() as u32).saturating_sub(1),
-        None => problem.device_count(),
+    let Some(mut ledger) = fewest(problem, &tables, bound) else {
+        return otherwise(problem, bound);
     };
-    if f64::from(fewer) >= bound && (1..=PUBLISHED_DEVICES_MAX).contains(&fewer) {
-        let published = elastic::search(problem, bound, Policy::Elastic, fewer);
+    // The published rules are quick to try where there is little to place: they may do with fewer.
+    let fewer = ledger.filled.len().saturating_sub(1);
+    if fewer > 0 && fewer as f64 >= bound && problem.models.len() * fewer <= PUBLISHED_MAX {
+        let published = elastic::search(problem, bound, Policy::Elastic, fewer as u32);
         if published.is_ok() {
             return published;
         }
     }
-    let Some(mut ledger) = found else {
-        return Err(Infeasible::Devices { bound, count: problem.device_count() });
-    };
     ledger.spread();
     Ok(roomiest(problem, &tables, bound, ledger).filled)
 }
 
+/// Where rounds find too few devices, others may know how to do with all of them.
+fn otherwise(problem: &Problem, bound: f64) -> Result<Vec<Filled>, Infeasible> {
+    let count = problem.device_count();
+    let plans = OTHERS.into_iter().map(|it| elastic::search(problem, f64::from(count), it, count));
+    plans.flatten().next().ok_or(Infeasible::Devices { bound, count })
+}
+
 /// As few devices as are found.
 fn fewest<'a>(problem: &'a Problem, tables: &Tables, bound: f64) -> Option<Ledger<'a>> {
+    let available = tables.available();
+    let there = |more: &dyn Fn(u32) -> u32| -> Vec<u32> {
+        available.iter().map(|&count| if count == 0 { 0 } else { more(count) }).collect()
+    };
+    // How many there are must not change where the search goes, as long as they are enough. Of
+    // what rounds fill beyond them, some can be given back.
+    let limits = [there(&|_| u32::MAX), available.clone(), there(&|count| count + count / 8 + 1)];
+    let ways = if available.len() == 1 { 1 } else { limits.len() };
+    limits[..ways].iter().find_map(|limit| {
+        let ledger = fewest_of(problem, tables, bound, limit)?;
+        let used = |kind: usize| ledger.filled.iter().filter(|it| it.device == kind).count();
+        let enough = (0..available.len()).all(|kind| used(kind) <= available[kind] as usize);
+        enough.then_some(ledger)
+    })
+}
+
+/// As few as are found where there are at most so many of each type.
+fn fewest_of<'a>(
+    problem: &'a Problem,
+    tables: &Tables,
+    bound: f64,
+    limit: &[u32],
+) -> Option<Ledger<'a>> {
     let rates: Vec<f64> =
         problem.models.iter().map(|model| model.planned_rate * (1.0 + MARGIN)).collect();
-    let goal =
-        Goal { turns: turns(rates.len()), least: (bound - 1e-9).ceil() as u32, most: u32::MAX };
-    let available = tables.available();
-    // Rounds reckon with the worst neighbours: of what they fill, some can be given back.
-    let beyond: Vec<u32> = available.iter().map(|count| count + count / 8 + 1).collect();
-    let best = rounds(problem, tables, &rates, &available, goal)
-        .or_else(|| rounds(problem, tables, &rates, &beyond, goal))?;
+    let goal = Goal { turns: TURNS_MAX, least: (bound - 1e-9).ceil() as u32, most: u32::MAX };
+    let best = rounds(problem, tables, &rates, limit, goal)?;
     let mut filled: Vec<Filled> = best.iter().flat_map(|chosen| filled(tables, chosen)).collect();
     let fewer = filled.len().saturating_sub(1);
     if rates.len() <= FEW_MODELS && fewer <= FEW_DEVICES && fewer as f64 >= bound {
@@ -107,9 +142,13 @@ fn fewest<'a>(problem: &'a Problem, tables: &Tables, bound: f64) -> Option<Ledge
     }
     let mut ledger = Ledger::new(problem, filled);
     ledger.vacate();
-    let used = |kind: usize| ledger.filled.iter().filter(|it| it.device == kind).count();
-    let there = (0..available.len()).all(|kind| used(kind) <= available[kind] as usize);
-    there.then_some(ledger)
+    if ledger.filled.len() <= THIN_DEVICES_MAX {
+        let work_max = tables.work.get() + (THIN_EFFORT * effort(rates.len())) as u64;
+        thin(problem, tables, &mut ledger, (goal.least, limit), work_max);
+    }
+    let missing = ledger.missing();
+    let whole = (0..missing.len()).all(|it| missing[it] <= MARGIN / 2.0 * rates[it]);
+    whole.then_some(ledger)
 }
 
 /// As many devices as `found` has, that carry more than is asked: of all models by the same
@@ -125,8 +164,7 @@ fn roomiest<'a>(
     if count == 0 || count > ROOMY_DEVICES_MAX {
         return best;
     }
-    let turns = turns(best.carried.len()).min(ROOMY_TURNS);
-    let goal = Goal { turns, least: count as u32, most: count as u32 };
+    let goal = Goal { turns: ROOMY_TURNS, least: count as u32, most: count as u32 };
     let mut high = count as f64 / bound;
     while high > low * ROOMY_STEP {
         let factor = (low * high).sqrt();
@@ -147,9 +185,11 @@ fn roomiest<'a>(
     best
 }
 
-/// Rounds that a search among so many models may take.
-fn turns(models: usize) -> usize {
-    (EFFORT / models.max(1).pow(3)).clamp(2, 240)
+/// Work after which no further round is begun. Among few models there is much to try, in about
+/// 50 ms; among many a round takes long, and more of them gain little.
+fn effort(models: usize) -> f64 {
+    let models = models.max(1) as f64;
+    (1e9 / models.powi(2)).min(20e6).max(1e6 * (models / 50.0).powf(1.5))
 }
 
 /// When a search ends.
@@ -176,23 +216,27 @@ fn rounds(
 ) -> Option<Vec<Chosen>> {
     let models = rates.len();
     let mut rng = Rng::with_seed(SEED);
-    let taken: f64 = (0..models).map(|model| tables.devices(model, rates[model])).sum();
+    let takes: Vec<f64> = (0..models).map(|model| tables.devices(model, rates[model])).collect();
+    let taken: f64 = takes.iter().sum();
     if taken > f64::from(goal.most) + ROUNDING {
         return None;
     }
     let least = goal.least.max((taken - ROUNDING).ceil() as u32);
+    let work_max = tables.work.get() + effort(models) as u64;
     let mut best: Option<Vec<Chosen>> = None;
-    let mut lateness = vec![0.0; rates.len()];
+    let mut lateness = vec![0.0; models];
     for turn in 0..goal.turns {
-        let shake = |rng: &mut Rng| if turn == 0 { 1.0 } else { 1.0 + 0.6 * rng.f64() };
-        let worth: Vec<f64> = (0..rates.len())
-            .map(|model| tables.price[model] * shake(&mut rng) * (1.0 + 0.5 * lateness[model]))
-            .collect();
+        if turn > 0 && tables.work.get() > work_max {
+            break;
+        }
+        let mut worth = worths(tables, rates, &takes, turn, &mut rng);
+        worth.iter_mut().zip(&lateness).for_each(|(worth, late)| *worth *= 1.0 + 0.5 * late);
         let style = Style {
             worth,
             memory_price: if turn % 2 == 0 { 0.35 } else { 0.7 * rng.f64() },
             seeds: if models <= 32 { 3 } else { 2 },
             companions: if models <= 32 { 12 } else { 8 },
+            layouts: if models <= 32 { LAYOUTS_MAX } else { 8 },
             devices_max: best.as_ref().map_or(goal.most, |it| count(it) - 1),
         };
         // What a plan for a little more needs, this one needs at most.
@@ -200,10 +244,8 @@ fn rounds(
         let asked: Vec<f64> = rates.iter().map(|rate| rate * more).collect();
         let Some(found) = round(problem, tables, &style, &asked, available) else { continue };
         lateness.fill(0.0);
-        if let Some(last) = found.last() {
-            for (model, served) in last.carried.iter().copied() {
-                lateness[model] += (served / rates[model]).min(1.0);
-            }
+        for &(model, served) in found.last().iter().flat_map(|it| &it.carried) {
+            lateness[model] += (served / rates[model]).min(1.0);
         }
         let done = count(&found) <= least;
         best = Some(found);
@@ -212,6 +254,22 @@ fn rounds(
         }
     }
     best
+}
+
+/// What a request of each model is worth in a round: what it takes of a device at the rate that
+/// is asked, a little more for what it takes of the memory, or what it takes at the least.
+fn worths(tables: &Tables, rates: &[f64], takes: &[f64], turn: usize, rng: &mut Rng) -> Vec<f64> {
+    let memory_mb = tables.kinds.iter().map(|kind| kind.memory_mb).fold(1.0, f64::max);
+    let of_memory = if turn == 0 { 0.3 } else { rng.f64() };
+    let worth = |model: usize| {
+        let shaken = if turn == 0 { 1.0 } else { 1.0 + 0.6 * rng.f64() };
+        let needed = takes[model] + of_memory * tables.memory_mb[model] / memory_mb;
+        match turn % 3 {
+            0 | 2 if rates[model] > 0.0 => needed / rates[model] * shaken,
+            _ => tables.price[model] * shaken,
+        }
+    };
+    (0..rates.len()).map(worth).collect()
 }
 
 fn filled(tables: &Tables, chosen: &Chosen) -> Vec<Filled> {

@@ -6,6 +6,9 @@ use super::tables::{Class, Kind, MEMBERS_MAX, Tables};
 /// are asked seldom, a longer one spreads the fixed cost of a batch further.
 const DUTIES: [f64; 6] = [1.0, 0.8, 0.62, 0.47, 0.34, 0.22];
 
+/// Work of looking for the batches of a shared gpulet, in looks at a model alone.
+const SHARING: usize = 100;
+
 /// One gpulet, filled.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fill {
@@ -86,6 +89,7 @@ pub(super) fn fill(
     room: Room,
     seeds: usize,
 ) -> Option<Fill> {
+    tables.worked(left.active.len());
     let mut best = [(0.0_f64, usize::MAX); 4];
     let mut most = 0.0_f64;
     for &model in &left.active {
@@ -205,6 +209,7 @@ impl Filling<'_> {
         memory_mb: f64,
         (least, most): (f64, f64),
     ) -> Option<Fill> {
+        self.tables.worked(SHARING);
         let mut shared = *fill;
         shared.members[shared.len] = (model as u32, 0);
         shared.len += 1;

@@ -92,6 +92,37 @@ impl<'a> Ledger<'a> {
         true
     }
 
+    /// Requests per second of each model that are not carried yet.
+    pub fn missing(&self) -> Vec<f64> {
+        let rest = |model: usize| (self.goal(model) - self.carried[model]).max(0.0);
+        (0..self.carried.len()).map(rest).collect()
+    }
+
+    /// Worth of what would not be carried without a device, at a `price` for each model.
+    pub fn missed(&self, at: usize, price: &[f64]) -> f64 {
+        let worth = |&(model, rate): &(usize, f64)| {
+            let spare = (self.carried[model] - self.goal(model)).max(0.0);
+            price[model] * (rate - spare).max(0.0)
+        };
+        self.on_device[at].iter().map(worth).sum()
+    }
+
+    /// Takes a device out; the last one comes to its place.
+    pub fn take(&mut self, at: usize) -> Filled {
+        for (model, rate) in self.on_device.swap_remove(at) {
+            self.carried[model] -= rate;
+        }
+        self.filled.swap_remove(at)
+    }
+
+    /// Adds a device; one that does not hold is left out.
+    pub fn push(&mut self, device: Filled) {
+        let Some(rates) = carried_by(self.problem, &device) else { return };
+        rates.iter().for_each(|&(model, rate)| self.carried[model] += rate);
+        self.filled.push(device);
+        self.on_device.push(rates);
+    }
+
     /// Gives back devices that nobody misses, those that host the fewest first.
     pub fn vacate(&mut self) {
         let hosted =

@@ -55,6 +55,8 @@ pub(super) struct Style {
     pub seeds: usize,
     /// Models tried as companions on shared gpulets.
     pub companions: usize,
+    /// Layouts that are filled for each device, those with most hope first.
+    pub layouts: usize,
     /// Gives up where it would take more devices than so many.
     pub devices_max: u32,
 }
@@ -77,8 +79,10 @@ pub(super) fn round(
     let mut devices = Vec::new();
     let mut used = 0_u32;
     // Devices that what is left of each model takes at least.
-    let mut takes: Vec<f64> =
-        (0..rates.len()).map(|model| tables.devices(model, rates[model])).collect();
+    let mut takes = vec![0.0; rates.len()];
+    for &model in &left.active {
+        takes[model] = tables.devices(model, rates[model]);
+    }
     while !left.active.is_empty() {
         left.choose_companions(tables, style.companions);
         let mut best: Option<Chosen> = None;
@@ -90,7 +94,7 @@ pub(super) fn round(
                 continue;
             }
             for memory_price in [0.0, style.memory_price] {
-                let packing = Packing { tables, kind, seeds: style.seeds, memory_price };
+                let packing = Packing { tables, kind, style, memory_price };
                 let least = best.as_ref().map_or(needed.max(0.0), |it| it.value);
                 let (found, unbound) = packing.best_layout(&left, least);
                 if let Some((value, slots)) = found {
@@ -181,7 +185,7 @@ type Worth = (f64, Vec<(usize, Fill)>);
 struct Packing<'a> {
     tables: &'a Tables,
     kind: &'a Kind,
-    seeds: usize,
+    style: &'a Style,
     memory_price: f64,
 }
 
@@ -212,12 +216,13 @@ impl Packing<'_> {
             .map(|at| {
                 let class = &self.kind.classes[at];
                 let hoped = self.kind.hopes[at] == at;
-                hoped.then(|| fill(self.tables, self.kind, class, left, room, self.seeds))?
+                hoped.then(|| fill(self.tables, self.kind, class, left, room, self.style.seeds))?
             })
             .collect();
         // No slot is worth more after another one was filled than it is first, nor more than what
         // it could serve at most under its own pressure.
         let mut hopes = self.kind.most(&left.worth, &left.active);
+        self.tables.worked(hopes.len() * left.active.len() / 2 + 5 * self.kind.layouts.len());
         for (class, hope) in hopes.iter_mut().enumerate() {
             let first = &firsts[self.kind.hopes[class]];
             *hope = hope.min(first.map_or(0.0, |first| first.value));
@@ -228,7 +233,9 @@ impl Packing<'_> {
         order.sort_by(|one, two| two.0.total_cmp(&one.0).then(one.1.cmp(&two.1)));
         let most = order.first().map_or(0.0, |it| it.0);
         let mut best: Option<(Worth, u32)> = None;
-        for (hoped, at) in order {
+        for (hoped, at) in
+            order.into_iter().take(self.style.layouts.max(self.kind.layouts.len() / 3))
+        {
             let (value, pct) = best.as_ref().map_or((least, 0), |it| (it.0.0, it.1));
             if hoped * ERRING <= value {
                 break;
@@ -269,7 +276,7 @@ impl Packing<'_> {
                 None if self.kind.hopes[at] == at => firsts[at],
                 rest => {
                     let left = rest.as_ref().unwrap_or(left);
-                    fill(self.tables, self.kind, class, left, room, self.seeds)
+                    fill(self.tables, self.kind, class, left, room, self.style.seeds)
                 }
             };
             let Some(found) = found.filter(|it| it.value > 1e-12) else { continue };

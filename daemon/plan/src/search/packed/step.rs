@@ -33,7 +33,7 @@ pub(super) fn step_from(
     let mut ledger = Ledger::new(problem, stays);
     ledger.vacate();
     raise_batches(&mut ledger);
-    let missing: Vec<f64> = missing(&ledger);
+    let missing: Vec<f64> = ledger.missing();
     let wanted: Vec<bool> = missing.iter().map(|&rate| rate > 0.0).collect();
     if wanted.contains(&true) {
         let tables = Tables::new(problem, &wanted);
@@ -47,11 +47,6 @@ pub(super) fn step_from(
         add_devices(problem, &tables, &mut ledger, &left, bound)?;
     }
     Ok(Plan::assemble(problem, "packed", &ledger.filled, bound))
-}
-
-fn missing(ledger: &Ledger<'_>) -> Vec<f64> {
-    let rest = |model: usize| (ledger.goal(model) - ledger.carried[model]).max(0.0);
-    (0..ledger.carried.len()).map(rest).collect()
 }
 
 /// What of a running plan still means something. Devices keep their order.
@@ -127,7 +122,7 @@ fn use_rest(problem: &Problem, tables: &Tables, ledger: &mut Ledger<'_>, left: &
             if used + least_pct > 100 || memory_mb <= kind.context_mb {
                 break;
             }
-            left.rate = missing(ledger);
+            left.rate = ledger.missing();
             left.active = (0..left.rate.len()).filter(|&it| left.rate[it] > 0.0).collect();
             left.companions = left.active.clone();
             left.companions.truncate(4);
@@ -154,12 +149,13 @@ fn add_devices(
     left: &Left,
     bound: f64,
 ) -> Result<(), Infeasible> {
-    let rates: Vec<f64> = missing(ledger).iter().map(|rate| rate * (1.0 + MARGIN)).collect();
+    let rates: Vec<f64> = ledger.missing().iter().map(|rate| rate * (1.0 + MARGIN)).collect();
     let style = Style {
         worth: left.worth.clone(),
         memory_price: 0.35,
         seeds: 1,
         companions: 6,
+        layouts: 8,
         devices_max: u32::MAX,
     };
     let mut available: Vec<u32> = tables.kinds.iter().map(|kind| kind.count).collect();

@@ -1,14 +1,13 @@
 //! What the search looks up: layouts of a device, and latencies by the worst that can happen there.
 
-use crate::bound::best_throughput;
+use std::cell::Cell;
+
+use super::layouts::{alone, layouts_of};
 use crate::interference::Running;
 use crate::problem::Problem;
 
 /// Most models that take turns on one gpulet.
 pub(super) const MEMBERS_MAX: usize = 8;
-
-/// Most layouts that are tried for one device.
-const LAYOUTS_MAX: usize = 96;
 
 /// Margin that the rounding of a duty cycle may take of an SLO, ms.
 const ROUNDING_MS: f64 = 4e-6;
@@ -44,9 +43,12 @@ pub(super) struct Kind {
     pub count: u32,
 }
 
-/// Everything that does not change between rounds.
+/// Everything that does not change between rounds, and what looking through it has taken.
 #[derive(Debug)]
 pub(super) struct Tables {
+    /// What filling gpulets has taken so far, in steps of a few ns each: a search ends after so
+    /// much work, because it must not depend on a clock.
+    pub work: Cell<u64>,
     pub kinds: Vec<Kind>,
     pub batch_max: u32,
     pub members_max: usize,
@@ -87,6 +89,7 @@ impl Tables {
         let price: Vec<f64> = (0..models.len()).map(|model| price(&kinds, model)).collect();
         set_costs(&mut kinds, &price);
         Self {
+            work: Cell::new(0),
             kinds,
             batch_max: problem.settings.batch_max,
             members_max: problem.settings.models_per_gpulet_max.min(MEMBERS_MAX),
@@ -95,6 +98,11 @@ impl Tables {
             request_bits: models.iter().map(|it| it.costs.request_bytes as f64 * 8.0).collect(),
             price,
         }
+    }
+
+    /// Adds to the work that was done.
+    pub fn worked(&self, steps: usize) {
+        self.work.set(self.work.get() + steps as u64);
     }
 
     /// Devices that there are of each type.
@@ -109,6 +117,7 @@ impl Tables {
     /// Devices that so many requests per second of a model take at least, however they are spread.
     pub fn devices(&self, model: usize, rate: f64) -> f64 {
         let classes = self.kinds.iter().flat_map(|kind| &kind.classes);
+        self.worked(20);
         let costs = classes.map(|class| class.cost * self.busy(class, model, rate));
         costs.fold(f64::INFINITY, f64::min)
     }
@@ -182,6 +191,16 @@ fn kind(problem: &Problem, device: usize, duty_max_ms: &[f64]) -> Kind {
         }
         layouts.push(slots);
     }
+    // Whoever bears no neighbour of those has a device alone.
+    for model in 0..duty_max_ms.len() {
+        if duty_max_ms[model] > 0.0
+            && classes.iter().all(|class| class.best[model].1 <= 0.0)
+            && let Some(share) = alone(problem, device, model)
+        {
+            layouts.push(vec![classes.len()]);
+            classes.push(class(problem, device, share, None, duty_max_ms));
+        }
+    }
     let hope = |class: &Class| {
         let same = (0..classes.len()).filter(|&at| classes[at].share == class.share);
         let suffered = |at: usize| classes[at].pressure.unwrap_or(-1.0);
@@ -249,72 +268,4 @@ fn class(
     }
     let share_pct = problem.devices[device].shares_pct[share];
     Class { share, share_pct, pressure, latency_ms, best, cost: 0.0 }
-}
-
-/// Ways to divide a device into shares that leave no room for another one, as indices of the
-/// shares, largest first. Where a fine grain offers too many, shares that serve no model well go.
-fn layouts_of(problem: &Problem, device: usize) -> Vec<Vec<usize>> {
-    let shares = &problem.devices[device].shares_pct;
-    let slots_max = problem.settings.gpulets_per_device_max;
-    let mut useful: Vec<usize> = (0..shares.len()).collect();
-    loop {
-        let mut layouts = Vec::new();
-        let offered: Vec<(usize, u32)> =
-            useful.iter().rev().map(|&share| (share, shares[share])).collect();
-        divide(&offered, 100, slots_max, &mut Vec::new(), &mut layouts);
-        if layouts.len() <= LAYOUTS_MAX || useful.len() <= 2 {
-            return layouts;
-        }
-        let least = (0..useful.len())
-            .min_by(|&one, &two| {
-                merit(problem, device, useful[one]).total_cmp(&merit(problem, device, useful[two]))
-            })
-            .unwrap_or(0);
-        useful.remove(least);
-    }
-}
-
-/// How well a share serves the model that it suits best, relative to that model's best share.
-fn merit(problem: &Problem, device: usize, share: usize) -> f64 {
-    let shares = &problem.devices[device].shares_pct;
-    let density = |model: usize, share: usize| {
-        let carried = best_throughput(problem, device, model, share).unwrap_or(0.0);
-        carried / f64::from(shares[share])
-    };
-    (0..problem.models.len())
-        .map(|model| {
-            let best = (0..shares.len()).map(|it| density(model, it)).fold(1e-12, f64::max);
-            density(model, share) / best
-        })
-        .sum()
-}
-
-fn divide(
-    offered: &[(usize, u32)],
-    room_pct: u32,
-    slots_max: usize,
-    chosen: &mut Vec<usize>,
-    layouts: &mut Vec<Vec<usize>>,
-) {
-    if layouts.len() > LAYOUTS_MAX {
-        return;
-    }
-    let fits = |least: u32| offered.iter().any(|&(_, pct)| pct <= room_pct && pct <= least);
-    let least = offered.iter().map(|it| it.1).min().unwrap_or(101);
-    if chosen.len() == slots_max || room_pct < least {
-        layouts.push(chosen.clone());
-        return;
-    }
-    let mut any = false;
-    for (at, &(share, pct)) in offered.iter().enumerate() {
-        if pct <= room_pct {
-            any = true;
-            chosen.push(share);
-            divide(&offered[at..], room_pct - pct, slots_max, chosen, layouts);
-            chosen.pop();
-        }
-    }
-    if !any && !fits(u32::MAX) {
-        layouts.push(chosen.clone());
-    }
 }
