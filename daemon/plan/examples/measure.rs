@@ -5,6 +5,7 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use fastrand::Rng;
@@ -12,6 +13,8 @@ use gpulet_plan::bound::best_throughput;
 use gpulet_plan::check::check;
 use gpulet_plan::churn::{Changes, Churn, changes};
 use gpulet_plan::demand::HeadRoom;
+use gpulet_plan::interference::Tempers;
+use gpulet_plan::native::{self, Asked, Document};
 use gpulet_plan::policy::{BatchLimits, Decision, Pace, decide, defer};
 use gpulet_plan::problem::Problem;
 use gpulet_plan::profile::{LatencyProfile, ProfilePoint};
@@ -23,6 +26,7 @@ use support::{SHAPES, problem};
 
 fn main() {
     scale();
+    measured();
     steps();
     mixes();
     small();
@@ -74,6 +78,60 @@ fn scale() {
         "  growth exponent in GPUs, 64 to 512 x 50: {:.2}",
         (times[3] / times[0]).ln() / 8_f64.ln()
     );
+}
+
+/// Of each model in fp16 the SLO, ms, and what half of an H100 serves, as in
+/// `resource/workloads/h100-fp16.toml`.
+const H100: [(&str, f64, f64); 9] = [
+    ("resnet50", 6.4, 5000.0),
+    ("googlenet", 4.8, 6500.0),
+    ("mobilenet_v2", 3.9, 8000.0),
+    ("mnasnet1_0", 3.9, 8000.0),
+    ("densenet161", 21.1, 1500.0),
+    ("vgg16", 11.1, 2900.0),
+    ("ssd", 25.1, 1300.0),
+    ("bert", 4.0, 15000.0),
+    ("lenet", 2.0, 20000.0),
+];
+
+/// Models under many names on H100s as they were measured: pressures of all neighbours add up.
+fn h100s(devices: u32, models: usize, load: f64, rng: &mut Rng) -> Problem {
+    let folder =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../resource/profiles/nvidia-h100-80gb-hbm3");
+    let read = |name: &str| std::fs::read_to_string(format!("{folder}/{name}.json")).unwrap();
+    let tempers: Tempers = serde_json::from_str(&read("tempers")).unwrap();
+    let mut document: Document = serde_json::from_value(serde_json::json!({
+        "device": [{ "name": "h100", "count": 2 * devices, "memory_mb": 80_000,
+                     "context_mb": 530, "gpulets_max": 8 }],
+        "model": [],
+    }))
+    .unwrap();
+    let mut all = Tempers { models: BTreeMap::new(), ..tempers.clone() };
+    let found = H100.map(|it| serde_json::from_str(&read(&format!("{}.fp16", it.0))).unwrap());
+    for at in 0..models {
+        let which = rng.usize(0..H100.len());
+        let (model, slo_ms, half) = H100[which];
+        let name = format!("m{at:04}");
+        let memory_mb = document.measured("h100", &name, &found[which]);
+        let part = 2.0 * load * f64::from(devices) / models as f64 * (0.5 + rng.f64());
+        all.models.insert(name.clone(), tempers.models[&format!("{model}.fp16")]);
+        document.model.push(Asked { name, rate: (part * half).ceil(), slo_ms, memory_mb });
+    }
+    document.interference = Some(all);
+    native::problem("h100s", &document).unwrap()
+}
+
+fn measured() {
+    println!("measured H100s, GPUs x models: ms, GPUs used, bound, of elastic");
+    let mut rng = Rng::with_seed(7);
+    for (devices, models) in [(16, 9), (64, 50), (64, 50), (64, 50), (512, 150)] {
+        let problem = h100s(devices, models, 0.6, &mut rng);
+        let (ms, plan) = timed(|| Policy::Packed.plan(&problem).unwrap());
+        assert_eq!(check(&problem, &plan), []);
+        let elastic = Policy::Elastic.plan(&problem).map_or(0, |it| it.devices.len());
+        let (used, bound) = (plan.devices.len(), plan.bound);
+        println!("  {devices} x {models}: {ms:.1}, {used}, {bound:.1}, {elastic}");
+    }
 }
 
 fn raised(mut problem: Problem, factor: impl Fn(usize) -> f64) -> Problem {

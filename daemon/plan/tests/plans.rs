@@ -12,6 +12,7 @@ use gpulet_plan::search::packed::step;
 use gpulet_plan::search::{Infeasible, Policy};
 use proptest::prelude::*;
 
+use support::posed::Posed;
 use support::{SHAPES, problem};
 
 /// How much more than what is planned for every model could have.
@@ -216,4 +217,60 @@ fn as_many_devices_as_a_plan_takes_are_enough() {
         assert_eq!(tight.devices.len(), count, "{models} models");
         assert_eq!(check(&problem(&asked, count as u32, true), &tight), []);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    #[test]
+    fn problems_of_all_kinds_have_plans_that_hold(
+        seed: u64,
+        models in 1..7_usize,
+        devices in 0.2..3.0_f64,
+    ) {
+        let posed = Posed::random(&mut fastrand::Rng::with_seed(seed), models, devices);
+        let problem = posed.problem();
+        let elastic = Policy::Elastic.plan(&problem);
+        let plan = match Policy::Packed.plan(&problem) {
+            Ok(plan) => plan,
+            Err(why) => {
+                prop_assert!(elastic.is_err(), "{}", why);
+                return Ok(());
+            }
+        };
+        prop_assert_eq!(check(&problem, &plan), []);
+        prop_assert!(elastic.is_err() || elastic.unwrap().devices.len() >= plan.devices.len());
+        let mut order: Vec<usize> = (0..models).collect();
+        order.reverse();
+        prop_assert_eq!(Policy::Packed.plan(&posed.problem_in(&order)).unwrap(), plan);
+    }
+}
+
+/// Of a problem with many models, one that once took 27 devices, and 26 for more.
+#[test]
+fn more_load_never_takes_fewer_devices() {
+    let posed = Posed::any(&mut fastrand::Rng::with_seed(11));
+    let most = 1.2 * 1.03 * 1.03;
+    let mut last = 0;
+    for factor in [1.0, most / 1.2, most / 1.08, most / 1.03, most / 1.01, most] {
+        let problem = posed.raised(|_| factor).problem();
+        let count = Policy::Packed.plan(&problem).unwrap().devices.len();
+        assert!(count >= last, "load times {factor}: {count} after {last}");
+        last = count;
+    }
+}
+
+#[test]
+fn models_that_need_a_whole_device_have_one_among_fine_shares() {
+    let mut rng = fastrand::Rng::with_seed(30);
+    let mut posed = Posed::random(&mut rng, 4, 1.0);
+    posed.kinds.truncate(1);
+    posed.kinds[0].shares_pct = (1..=25).map(|it| 4 * it).collect();
+    for (at, model) in posed.models.iter_mut().enumerate() {
+        model.shape.knee = 1.0;
+        model.shape.slo_ms = 2.05 * (model.shape.fixed_ms + model.shape.row_ms) + 0.01;
+        model.rate = 5.0 + at as f64;
+    }
+    let problem = posed.problem();
+    assert_eq!(check(&problem, &Policy::Packed.plan(&problem).unwrap()), []);
 }

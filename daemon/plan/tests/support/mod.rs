@@ -1,6 +1,8 @@
 //! Devices, models and problems made up for tests: latencies of the shape that GPUs show.
 #![allow(dead_code, reason = "every test uses some of it")]
 
+pub mod posed;
+
 use gpulet_plan::demand::HeadRoom;
 use gpulet_plan::interference::{
     Interference, Linear, LinearConstants, Undisturbed, UtilisationCurve,
