@@ -6,7 +6,7 @@ mod linear;
 #[cfg(feature = "solver")]
 pub use self::linear::linear;
 
-use crate::problem::Problem;
+use crate::problem::{Model, Problem};
 
 /// A fluid lower bound on the devices: every model split at will over its best gpulets, which
 /// are divisible, undisturbed, and share out time as well as memory without loss.
@@ -14,6 +14,7 @@ use crate::problem::Problem;
 /// With several device types each request goes where it is cheapest. Two things are scarce on a
 /// device, share and memory; for any weights of the two a plan's cost is at least that of the
 /// cheapest gpulets, so the best weights give a bound that holds for time-shared gpulets too.
+/// Networks give a bound of their own.
 #[must_use]
 pub fn fluid(problem: &Problem) -> f64 {
     let choices: Vec<_> = (0..problem.models.len()).map(|it| choices(problem, it)).collect();
@@ -33,7 +34,14 @@ pub fn fluid(problem: &Problem) -> f64 {
         if cost(left) < cost(right) { low = left } else { high = right }
     }
     // Of nothing, a sum is -0.
-    cost(low).max(cost(1.0)) + 0.0
+    cost(low).max(cost(1.0)).max(of_network(problem)) + 0.0
+}
+
+/// Devices whose networks together take in what is asked; 0 where one of a type is unlimited.
+fn of_network(problem: &Problem) -> f64 {
+    let limits = problem.devices.iter().map(|kind| kind.network_bits.unwrap_or(f64::INFINITY));
+    let bits = |model: &Model| model.planned_rate * model.costs.request_bytes as f64 * 8.0;
+    problem.models.iter().map(bits).sum::<f64>() / limits.fold(0.0, f64::max)
 }
 
 /// Device type, and parts of a device's share and memory that a request per second of a model

@@ -57,8 +57,8 @@ const FEW_COMBINATIONS: usize = 1 << 21;
 /// Devices among which head-room is looked for: with more, one more or less changes little.
 const ROOMY_DEVICES_MAX: usize = 16;
 
-/// Models times devices up to which the published rules are tried as well.
-const PUBLISHED_MAX: usize = 1000;
+/// Models times devices up to which other policies are tried as well.
+const OTHERS_MAX: usize = 1000;
 
 /// Devices among which a few are planned anew again and again: with more, one counts for little.
 const THIN_DEVICES_MAX: usize = 64;
@@ -66,7 +66,7 @@ const THIN_DEVICES_MAX: usize = 64;
 /// What planning a few anew may take, in parts of what rounds may.
 const THIN_EFFORT: f64 = 0.3;
 
-/// Policies that may have a plan for the devices that there are where rounds find none.
+/// Policies that may have a plan where rounds find none, or one for fewer devices.
 const OTHERS: [Policy; 4] =
     [Policy::Elastic, Policy::ElasticNoInterference, Policy::Greedy, Policy::Temporal];
 
@@ -82,25 +82,35 @@ pub fn search(problem: &Problem, bound: f64) -> Result<Vec<Filled>, Infeasible> 
     Infeasible::look(problem, bound)?;
     let tables = Tables::new(problem, &vec![true; problem.models.len()]);
     let Some(mut ledger) = fewest(problem, &tables, bound) else {
-        return otherwise(problem, bound);
+        let count = problem.device_count();
+        return otherwise(problem, f64::from(count), count)
+            .ok_or(Infeasible::Devices { bound, count });
     };
-    // The published rules are quick to try where there is little to place: they may do with fewer.
+    // Other rules are quick to try where there is little to place: they may do with fewer.
     let fewer = ledger.filled.len().saturating_sub(1);
-    if fewer > 0 && fewer as f64 >= bound && problem.models.len() * fewer <= PUBLISHED_MAX {
-        let published = elastic::search(problem, bound, Policy::Elastic, fewer as u32);
-        if published.is_ok() {
-            return published;
-        }
+    if fewer as f64 >= bound
+        && problem.models.len() * fewer <= OTHERS_MAX
+        && let Some(found) = otherwise(problem, bound, fewer as u32)
+    {
+        return Ok(found);
     }
     ledger.spread();
     Ok(roomiest(problem, &tables, bound, ledger).filled)
 }
 
-/// Where rounds find too few devices, others may know how to do with all of them.
-fn otherwise(problem: &Problem, bound: f64) -> Result<Vec<Filled>, Infeasible> {
-    let count = problem.device_count();
-    let plans = OTHERS.into_iter().map(|it| elastic::search(problem, f64::from(count), it, count));
-    plans.flatten().next().ok_or(Infeasible::Devices { bound, count })
+/// At least `least` and at most `most` devices by other policies, as few as they get by with.
+fn otherwise(problem: &Problem, least: f64, mut most: u32) -> Option<Vec<Filled>> {
+    let mut fewest = None;
+    for policy in OTHERS {
+        if let Ok(found) = elastic::search(problem, least, policy, most) {
+            most = found.len().saturating_sub(1) as u32;
+            fewest = Some(found);
+        }
+        if f64::from(most) < least {
+            break;
+        }
+    }
+    fewest
 }
 
 /// As few devices as are found.
@@ -260,13 +270,16 @@ fn rounds(
 /// is asked, a little more for what it takes of the memory, or what it takes at the least.
 fn worths(tables: &Tables, rates: &[f64], takes: &[f64], turn: usize, rng: &mut Rng) -> Vec<f64> {
     let memory_mb = tables.kinds.iter().map(|kind| kind.memory_mb).fold(1.0, f64::max);
+    let network_bits = tables.kinds.iter().map(|kind| kind.network_bits).fold(1.0, f64::max);
     let of_memory = if turn == 0 { 0.3 } else { rng.f64() };
+    let of_network = if turn == 0 { 0.3 } else { rng.f64() };
     let worth = |model: usize| {
         let shaken = if turn == 0 { 1.0 } else { 1.0 + 0.6 * rng.f64() };
         let needed = takes[model] + of_memory * tables.memory_mb[model] / memory_mb;
+        let brought = of_network * tables.request_bits[model] / network_bits;
         match turn % 3 {
-            0 | 2 if rates[model] > 0.0 => needed / rates[model] * shaken,
-            _ => tables.price[model] * shaken,
+            0 | 2 if rates[model] > 0.0 => (needed / rates[model] + brought) * shaken,
+            _ => (tables.price[model] + brought) * shaken,
         }
     };
     (0..rates.len()).map(worth).collect()
