@@ -2,14 +2,26 @@
 
 use std::io::IsTerminal;
 
+use tracing::warn;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+const FILTER_VARIABLE: &str = "GPULET_LOG";
+
 /// Starts logging; `GPULET_LOG` filters (such as `debug`, or `gpulet_daemon::server=trace`), and the
 /// default is `info`.
 pub fn start() {
-    let filter = EnvFilter::try_from_env("GPULET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let told = EnvFilter::try_from_env(FILTER_VARIABLE);
+    let is_told = std::env::var_os(FILTER_VARIABLE).is_some();
+    let problem = told.as_ref().err().filter(|_| is_told).map(ToString::to_string);
+    write_to_log(told.unwrap_or_else(|_| EnvFilter::new("info")));
+    if let Some(problem) = problem {
+        warn!("{FILTER_VARIABLE}: {problem}; logged is what \"info\" logs");
+    }
+}
+
+fn write_to_log(filter: EnvFilter) {
     let registry = tracing_subscriber::registry().with(filter);
     // Set by systemd when standard error is connected to the journal.
     if std::env::var_os("JOURNAL_STREAM").is_some()

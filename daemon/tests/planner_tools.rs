@@ -41,6 +41,21 @@ fn said(output: &Output) -> String {
 }
 
 #[test]
+fn whoever_names_no_problem_or_one_without_end_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    for (arguments, told) in [
+        (["schedule", "--gpus", "1"], "tasks.csv: No such file"),
+        (["why", "--gpus", "1"], "name it by --task-config, or a --problem"),
+        (["schedule", "--problem", "/dev/zero"], "/dev/zero: bytes: must be at most 67108864"),
+    ] {
+        let output = ctl(dir.path(), &arguments);
+        assert!(!output.status.success());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains(told), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
 fn plans_simulations_and_reasons_from_our_own_file() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("p.toml"), problem(6, 300.0)).unwrap();

@@ -1,7 +1,8 @@
 //! The published files on a command line, and the problem that they pose.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -73,7 +74,7 @@ impl Files {
             }
             return Ok(native::problem(&name, &document)?);
         }
-        let (name, text) = read(&self.rates)?;
+        let (name, text) = read(&self.rates).map_err(unasked)?;
         let mut demands = published::rates(&name, &text)?;
         demands.iter_mut().for_each(|demand| demand.rate *= load);
         self.problem_of(&name, demands)
@@ -163,6 +164,17 @@ impl Files {
     }
 }
 
+/// Who names no file of rates may not know that there is one by default.
+fn unasked(error: CtlError) -> CtlError {
+    match error {
+        CtlError::File { path, source } if source.kind() == ErrorKind::NotFound => {
+            let path = path.display();
+            CtlError::Usage(format!("{path}: {source}; name it by --task-config, or a --problem"))
+        }
+        other => other,
+    }
+}
+
 /// A problem of our own, from either notation.
 fn document(name: &str, text: &str) -> Result<native::Document, CtlError> {
     let told = |line: usize, rule: String| -> CtlError {
@@ -239,12 +251,15 @@ fn line_of(text: &str, model: &str) -> usize {
 pub(super) fn read(path: &Path) -> Result<(String, String), CtlError> {
     let failed = |source| CtlError::File { path: path.to_owned(), source };
     let name = path.display().to_string();
-    let size = fs::metadata(path).map_err(failed)?.len();
-    if size > FILE_BYTES_MAX {
-        let rule = format!("must be at most {FILE_BYTES_MAX}, is {size}");
+    let mut bytes = Vec::new();
+    // What a device or a pipe holds is not known beforehand.
+    let file = File::open(path).map_err(failed)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        let rule = format!("must be at most {FILE_BYTES_MAX}, are more");
         return Err(InputError::whole(&name, "bytes", rule).into());
     }
-    let text = String::from_utf8(fs::read(path).map_err(failed)?).map_err(|error| {
+    let text = String::from_utf8(bytes).map_err(|error| {
         let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = 1 + good.iter().filter(|&&byte| byte == b'\n').count();
         let rule = "must be UTF-8, is not".to_owned();

@@ -35,15 +35,17 @@ fn a_bad_config_ends_the_daemon_with_a_code_of_its_own() {
 }
 
 #[test]
-fn a_config_that_is_not_there_is_named() {
+fn a_config_that_is_not_there_is_named_and_so_is_a_log_level() {
     let setup = Setup::builtin();
     let missing = setup.path().join("elsewhere.toml");
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_gpuletd"))
         .arg("--config")
         .arg(&missing)
+        .env("GPULET_LOG", "gpulet_daemon=loud")
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(78));
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(text.contains("elsewhere.toml: cannot be read"), "{text}");
+    assert!(text.contains("GPULET_LOG: error parsing level"), "{text}");
 }
