@@ -6,7 +6,7 @@ cd "$(dirname "$0")/../.."
 . bench/ready.sh
 
 build=${BUILD:-target/release}
-library=${CLIENT_LIB:-target/client-lib}
+library=$(realpath "${CLIENT_LIB:-target/client-lib}")
 work=$(mktemp -d)
 daemon=
 finish() {
@@ -18,7 +18,7 @@ trap finish EXIT
 /usr/bin/python3 resource/models/export.py target/models --only crepe
 
 cc -std=c11 -O2 -Wall -Wextra -Werror -pedantic -Iinclude bench/demo/demo.c -o "$work/demo" \
-  -L"$library" -lgpulet -Wl,-rpath,"$PWD/$library" -lm
+  -L"$library" -lgpulet -Wl,-rpath,"$library" -lm
 
 mkdir "$work/models"
 cp -r resource/models/digits target/models/crepe "$work/models/"
