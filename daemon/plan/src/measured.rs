@@ -26,8 +26,7 @@ pub mod beside;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::profile::{LatencyProfile, ProfileError, ProfilePoint, RawProfile};
-use crate::table::{LatencyTable, TABLE_BATCH_MAX};
+use crate::profile::{LatencyProfile, ProfileError, ProfilePoint, RawProfile, padded};
 
 /// Of the files that are read and written here.
 pub const FORMAT: u32 = 1;
@@ -196,6 +195,13 @@ impl MeasuredShare {
         };
         self.points.iter().map(point).collect()
     }
+
+    /// What planners take: the sizes between those that were captured are padded to them.
+    #[must_use]
+    pub fn planned_points(&self) -> Vec<ProfilePoint> {
+        let points = self.profile_points();
+        if self.captured { padded(&points) } else { points }
+    }
 }
 
 impl MeasuredModel {
@@ -230,15 +236,5 @@ impl MeasuredModel {
         let share = self.shares.iter().find(|share| share.share_pct == share_pct)?;
         let points = share.profile_points();
         (!points.is_empty()).then(|| RawProfile { model: self.model.clone(), points })
-    }
-
-    /// Adds the 99th percentiles of all points to a planner's table; `self` was checked.
-    pub fn fill(&self, table: &mut LatencyTable) {
-        for share in &self.shares {
-            for point in share.points.iter().filter(|point| point.rows <= TABLE_BATCH_MAX) {
-                let ms = point.p99_ns as f64 / 1e6;
-                table.insert(&self.model, share.share_pct.into(), point.rows, ms);
-            }
-        }
     }
 }

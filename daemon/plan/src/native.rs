@@ -124,7 +124,7 @@ impl Document {
     /// took, in MB; `found` was checked.
     pub fn measured(&mut self, device: &str, model: &str, found: &MeasuredModel) -> u64 {
         for share in found.shares.iter().filter(|share| !share.points.is_empty()) {
-            let mut points = share.profile_points();
+            let mut points = share.planned_points();
             points.retain(|point| point.rows <= TABLE_BATCH_MAX);
             let (device, model) = (device.to_owned(), model.to_owned());
             let share_pct = share.share_pct.into();

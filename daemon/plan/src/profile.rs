@@ -32,6 +32,22 @@ pub struct ProfilePoint {
     pub p99_ns: u64,
 }
 
+/// What batches take that are padded to the next of `sizes`: one row more than a size takes as long
+/// as all of the next. A line between the two would promise what no batch keeps.
+#[must_use]
+pub fn padded(sizes: &[ProfilePoint]) -> Vec<ProfilePoint> {
+    let mut points = Vec::with_capacity(2 * sizes.len());
+    let mut below = 0;
+    for size in sizes {
+        if below + 1 < size.rows {
+            points.push(ProfilePoint { rows: below + 1, ..*size });
+        }
+        points.push(*size);
+        below = size.rows;
+    }
+    points
+}
+
 /// A profile as a file states it, unchecked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use gpulet_plan::measured::{Held, MeasuredModel};
-use gpulet_plan::table::LatencyTable;
+use gpulet_plan::profile::LatencyProfile;
 
 /// Beside the models of a device: what they do to each other.
 const OTHERS: [&str; 2] = ["interference.json", "tempers.json"];
@@ -53,15 +53,17 @@ fn every_share_can_be_planned_with() {
     for (path, file) in shipped() {
         assert_eq!(file.check(), Ok(()), "{path:?}");
         assert!(!file.shares.is_empty(), "{path:?}");
-        let mut table = LatencyTable::default();
-        file.fill(&mut table);
-        let mut count = 0;
         for share in &file.shares {
             let profile = file.profile(share.share_pct).unwrap();
             assert_eq!(profile.points.len(), share.points.len(), "{path:?}");
             assert_eq!(share.refused, [], "{path:?}");
-            count += profile.points.len();
+            let planned = share.planned_points();
+            assert_eq!(LatencyProfile::new(&file.model, &planned).err(), None, "{path:?}");
+            for rows in 1..=file.settings.max_batch {
+                let size = share.points.iter().find(|point| point.rows >= rows).unwrap();
+                let planned = planned.iter().rfind(|point| point.rows <= rows).unwrap();
+                assert!(!share.captured || planned.p99_ns == size.p99_ns, "{path:?}: {rows} rows");
+            }
         }
-        assert_eq!(table.points().count(), count, "{path:?}");
     }
 }

@@ -2,7 +2,7 @@
 
 use gpulet_plan::profile::{
     LatencyProfile, PROFILE_LATENCY_MAX_NS, PROFILE_POINTS_MAX, ProfileError, ProfilePoint,
-    RawProfile,
+    RawProfile, padded,
 };
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -260,4 +260,13 @@ proptest! {
         prop_assert!(rows == 0 || profile.latency_ns(rows) <= budget_ns);
         prop_assert!(rows == max_rows || profile.latency_ns(rows + 1) > budget_ns);
     }
+}
+
+#[test]
+fn a_padded_batch_takes_what_its_size_takes() {
+    let size = |(rows, ns)| ProfilePoint { rows, p50_ns: ns, p99_ns: ns + 1 };
+    let sizes = [(1, 10), (2, 15), (4, 20), (6, 50)].map(size);
+    let expected = [(1, 10), (2, 15), (3, 20), (4, 20), (5, 50), (6, 50)].map(size);
+    assert_eq!(padded(&sizes), expected);
+    assert_eq!(padded(&[size((4, 20))]), [(1, 20), (4, 20)].map(size));
 }
