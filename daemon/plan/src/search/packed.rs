@@ -4,8 +4,8 @@
 //! filled with what is worth most of what is left, are worth most together. A request is worth
 //! the part of a device that it takes. What is left counts only once, which is what
 //! makes remainders of several models end up together on one gpulet. Rounds are repeated with
-//! the worths shaken, and with more worth for what came last; then a few devices at a time are
-//! planned anew.
+//! the worths shaken, with worse or milder neighbours, and with more worth for what came last;
+//! then a few devices at a time are planned anew.
 
 mod exhaustive;
 mod fill;
@@ -36,6 +36,10 @@ use self::thin::thin;
 use super::{Infeasible, Policy, elastic};
 use crate::plan::Filled;
 use crate::problem::Problem;
+
+/// Whether rounds reckon with the worst neighbours, in turn: where models press unequally they are
+/// rarely met, so most rounds reckon with usual ones and make batches fit.
+const WORST: [bool; 4] = [false, false, true, false];
 
 /// Part of a rate that is planned for on top, against what rounding a duty cycle takes.
 const MARGIN: f64 = 5e-6;
@@ -80,7 +84,7 @@ const ROOMY_STEP: f64 = 1.02;
 /// What is in the way.
 pub fn search(problem: &Problem, bound: f64) -> Result<Vec<Filled>, Infeasible> {
     Infeasible::look(problem, bound)?;
-    let tables = Tables::new(problem, &vec![true; problem.models.len()]);
+    let tables = Tables::all(problem);
     let Some(mut ledger) = fewest(problem, &tables, bound) else {
         let count = problem.device_count();
         return otherwise(problem, f64::from(count), count)
@@ -114,8 +118,8 @@ fn otherwise(problem: &Problem, least: f64, mut most: u32) -> Option<Vec<Filled>
 }
 
 /// As few devices as are found.
-fn fewest<'a>(problem: &'a Problem, tables: &Tables, bound: f64) -> Option<Ledger<'a>> {
-    let available = tables.available();
+fn fewest<'a>(problem: &'a Problem, tables: &[Tables], bound: f64) -> Option<Ledger<'a>> {
+    let available = tables[0].available();
     let there = |more: &dyn Fn(u32) -> u32| -> Vec<u32> {
         available.iter().map(|&count| if count == 0 { 0 } else { more(count) }).collect()
     };
@@ -134,7 +138,7 @@ fn fewest<'a>(problem: &'a Problem, tables: &Tables, bound: f64) -> Option<Ledge
 /// As few as are found where there are at most so many of each type.
 fn fewest_of<'a>(
     problem: &'a Problem,
-    tables: &Tables,
+    tables: &[Tables],
     bound: f64,
     limit: &[u32],
 ) -> Option<Ledger<'a>> {
@@ -142,18 +146,19 @@ fn fewest_of<'a>(
         problem.models.iter().map(|model| model.planned_rate * (1.0 + MARGIN)).collect();
     let goal = Goal { turns: TURNS_MAX, least: (bound - 1e-9).ceil() as u32, most: u32::MAX };
     let best = rounds(problem, tables, &rates, limit, goal)?;
-    let mut filled: Vec<Filled> = best.iter().flat_map(|chosen| filled(tables, chosen)).collect();
+    let mut filled: Vec<Filled> = best.iter().flat_map(filled).collect();
     let fewer = filled.len().saturating_sub(1);
     if rates.len() <= FEW_MODELS && fewer <= FEW_DEVICES && fewer as f64 >= bound {
         // So few models that no stone need be left unturned.
-        if let Cover::Found(found) = exhaustive::cover(tables, &rates, fewer, FEW_COMBINATIONS) {
+        if let Cover::Found(found) = exhaustive::cover(&tables[0], &rates, fewer, FEW_COMBINATIONS)
+        {
             filled = found;
         }
     }
     let mut ledger = Ledger::new(problem, filled);
     ledger.vacate();
     if ledger.filled.len() <= THIN_DEVICES_MAX {
-        let work_max = tables.work.get() + (THIN_EFFORT * effort(rates.len())) as u64;
+        let work_max = work(tables) + (THIN_EFFORT * effort(rates.len())) as u64;
         thin(problem, tables, &mut ledger, (goal.least, limit), work_max);
     }
     let missing = ledger.missing();
@@ -165,7 +170,7 @@ fn fewest_of<'a>(
 /// factor, the highest that is found.
 fn roomiest<'a>(
     problem: &'a Problem,
-    tables: &Tables,
+    tables: &[Tables],
     bound: f64,
     found: Ledger<'a>,
 ) -> Ledger<'a> {
@@ -180,12 +185,12 @@ fn roomiest<'a>(
         let factor = (low * high).sqrt();
         let rates: Vec<f64> =
             (0..best.carried.len()).map(|model| best.goal(model) * factor).collect();
-        let Some(chosen) = rounds(problem, tables, &rates, &tables.available(), goal) else {
+        let Some(chosen) = rounds(problem, tables, &rates, &tables[0].available(), goal) else {
             high = factor;
             continue;
         };
         low = factor;
-        let filled = chosen.iter().flat_map(|chosen| filled(tables, chosen)).collect();
+        let filled = chosen.iter().flat_map(filled).collect();
         let mut ledger = Ledger::new(problem, filled);
         ledger.spread();
         if ledger.least_head_room() > best.least_head_room() {
@@ -219,26 +224,28 @@ fn count(chosen: &[Chosen]) -> u32 {
 
 fn rounds(
     problem: &Problem,
-    tables: &Tables,
+    tables: &[Tables],
     rates: &[f64],
     available: &[u32],
     goal: Goal,
 ) -> Option<Vec<Chosen>> {
     let models = rates.len();
     let mut rng = Rng::with_seed(SEED);
-    let takes: Vec<f64> = (0..models).map(|model| tables.devices(model, rates[model])).collect();
+    let mildest = &tables[tables.len() - 1];
+    let takes: Vec<f64> = (0..models).map(|it| mildest.devices(it, rates[it])).collect();
     let taken: f64 = takes.iter().sum();
     if taken > f64::from(goal.most) + ROUNDING {
         return None;
     }
     let least = goal.least.max((taken - ROUNDING).ceil() as u32);
-    let work_max = tables.work.get() + effort(models) as u64;
+    let work_max = work(tables) + effort(models) as u64;
     let mut best: Option<Vec<Chosen>> = None;
     let mut lateness = vec![0.0; models];
     for turn in 0..goal.turns {
-        if turn > 0 && tables.work.get() > work_max {
+        if turn > 0 && work(tables) > work_max {
             break;
         }
+        let tables = if WORST[turn % WORST.len()] { &tables[0] } else { mildest };
         let mut worth = worths(tables, rates, &takes, turn, &mut rng);
         worth.iter_mut().zip(&lateness).for_each(|(worth, late)| *worth *= 1.0 + 0.5 * late);
         let style = Style {
@@ -285,7 +292,10 @@ fn worths(tables: &Tables, rates: &[f64], takes: &[f64], turn: usize, rng: &mut 
     (0..rates.len()).map(worth).collect()
 }
 
-fn filled(tables: &Tables, chosen: &Chosen) -> Vec<Filled> {
-    let device = tables.kinds[chosen.kind].device(chosen.kind, &chosen.slots);
-    vec![device; chosen.times as usize]
+fn filled(chosen: &Chosen) -> Vec<Filled> {
+    vec![chosen.device.clone(); chosen.times as usize]
+}
+
+fn work(tables: &[Tables]) -> u64 {
+    tables.iter().map(|it| it.work.get()).sum()
 }

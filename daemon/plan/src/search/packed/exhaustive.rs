@@ -42,7 +42,7 @@ pub fn exhaustive(problem: &Problem, bound: f64) -> Result<Vec<Filled>, Infeasib
         return Err(Infeasible::TooLarge { policy, most: MODELS_MAX, count });
     }
     let found = search(problem, bound)?;
-    let tables = Tables::new(problem, &vec![true; count]);
+    let tables = Tables::of(problem, &vec![true; count]);
     let rates: Vec<f64> =
         problem.models.iter().map(|model| model.planned_rate * (1.0 + MARGIN)).collect();
     match cover(&tables, &rates, found.len().saturating_sub(1), COMBINATIONS_MAX) {

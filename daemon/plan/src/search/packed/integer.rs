@@ -24,7 +24,7 @@ pub fn integer(problem: &Problem, bound: f64) -> Result<u32, Infeasible> {
     if count > MODELS_MAX || problem.devices.len() > 1 {
         return Err(Infeasible::TooLarge { policy: "integer", most: MODELS_MAX, count });
     }
-    let tables = Tables::new(problem, &vec![true; count]);
+    let tables = Tables::of(problem, &vec![true; count]);
     let mut asked = [0.0; MODELS_MAX];
     for (asked, model) in asked.iter_mut().zip(&problem.models) {
         *asked = model.planned_rate * (1.0 + MARGIN);

@@ -199,3 +199,41 @@ pub(super) fn carried_by(problem: &Problem, device: &Filled) -> Carried {
     }
     (bits <= kind.network_bits.unwrap_or(f64::INFINITY) * (1.0 + 1e-9)).then_some(carried)
 }
+
+/// What `device` carries once it holds beside the neighbours that it has: batches that take too
+/// long become smaller, and who is still too slow with one row goes.
+pub(super) fn fit(problem: &Problem, device: &mut Filled) -> Carried {
+    loop {
+        let carried = carried_by(problem, device);
+        if carried.is_some() || !shrink(problem, device) {
+            return carried;
+        }
+    }
+}
+
+/// Makes batches of the first gpulet that is too slow smaller; `false` where none is.
+fn shrink(problem: &Problem, device: &mut Filled) -> bool {
+    let pressures = pressures(problem, device);
+    for (at, pressure) in pressures.into_iter().enumerate() {
+        let slot = &device.slots[at];
+        let taken = latencies(problem, device.device, slot, pressure);
+        let busy_ms: f64 = taken.iter().map(|it| it.0).sum();
+        let duty_ms = slot.duty_ms.unwrap_or(0.0).max(busy_ms);
+        let slo_ms = slot.members.iter().map(|it| problem.models[it.0].slo_ms);
+        let room_ms = slo_ms.fold(f64::INFINITY, f64::min) - ROUNDING_MS;
+        if busy_ms + duty_ms <= room_ms {
+            continue;
+        }
+        let slot = &mut device.slots[at];
+        let Some(largest) = slot.members.iter_mut().max_by_key(|it| it.1) else { continue };
+        if largest.1 > 1 {
+            let part = (room_ms / (busy_ms + duty_ms)).max(0.5);
+            largest.1 = ((f64::from(largest.1) * part) as u32).clamp(1, largest.1 - 1);
+        } else {
+            slot.members.pop();
+        }
+        device.slots.retain(|slot| !slot.members.is_empty());
+        return true;
+    }
+    false
+}

@@ -2,7 +2,7 @@
 
 use super::ROUNDING;
 use super::fill::{Fill, Left, Room, fill};
-use super::ledger::carried_by;
+use super::ledger::fit;
 use super::tables::{Class, Kind, Tables};
 use crate::plan::{Filled, Slot};
 use crate::problem::Problem;
@@ -16,14 +16,10 @@ const ERRING: f64 = 1.02;
 /// Equal devices.
 #[derive(Debug, Clone)]
 pub(super) struct Chosen {
-    /// Device type.
-    pub kind: usize,
-    /// Class of each gpulet in use, and what is on it.
-    pub slots: Vec<(usize, Fill)>,
-    /// How many devices.
+    /// One of them.
+    pub device: Filled,
+    /// How many.
     pub times: u32,
-    /// Worth of what one of them serves.
-    pub value: f64,
     /// Requests per second of each model that one of them carries, beside the neighbours that
     /// its gpulets have there.
     pub carried: Vec<(usize, f64)>,
@@ -85,7 +81,7 @@ pub(super) fn round(
     }
     while !left.active.is_empty() {
         left.choose_companions(tables, style.companions);
-        let mut best: Option<Chosen> = None;
+        let mut best: Option<(usize, Worth)> = None;
         // The last device that may be used has to serve all.
         let last = used + 1 == style.devices_max;
         let needed = if last { left.all() * (1.0 - ROUNDING) - ROUNDING } else { 0.0 };
@@ -95,30 +91,27 @@ pub(super) fn round(
             }
             for memory_price in [0.0, style.memory_price] {
                 let packing = Packing { tables, kind, style, memory_price };
-                let least = best.as_ref().map_or(needed.max(0.0), |it| it.value);
+                let least = best.as_ref().map_or(needed.max(0.0), |it| it.1.0);
                 let (found, unbound) = packing.best_layout(&left, least);
-                if let Some((value, slots)) = found {
-                    best =
-                        Some(Chosen { kind: index, slots, times: 1, value, carried: Vec::new() });
-                }
+                best = found.map(|found| (index, found)).or(best);
                 if unbound {
                     break;
                 }
             }
         }
-        let mut chosen = best?;
-        // Gpulets are reckoned with the worst neighbours; what they carry beside those that they
-        // have counts.
-        let device = tables.kinds[chosen.kind].device(chosen.kind, &chosen.slots);
-        chosen.carried = carried_by(problem, &device)?;
-        chosen.times = left.repeats(&chosen).min(available[chosen.kind]);
+        let (kind, (_, slots)) = best?;
+        // What gpulets carry beside the neighbours that they have counts.
+        let mut device = tables.kinds[kind].device(kind, &slots);
+        let carried = fit(problem, &mut device).filter(|it| !it.is_empty())?;
+        let mut chosen = Chosen { device, times: 1, carried };
+        chosen.times = left.repeats(&chosen).min(available[kind]);
         used = used.saturating_add(chosen.times);
-        available[chosen.kind] -= chosen.times;
+        available[kind] -= chosen.times;
         for _ in 0..chosen.times {
             left.serve(chosen.carried.iter().copied());
         }
         left.active.retain(|&model| left.rate[model] > SERVED);
-        for (model, _) in chosen.slots.iter().flat_map(|it| it.1.members()) {
+        for &(model, _) in &chosen.carried {
             takes[model] = tables.devices(model, left.rate[model]);
         }
         devices.push(chosen);

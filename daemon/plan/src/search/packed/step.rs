@@ -36,7 +36,7 @@ pub(super) fn step_from(
     let missing: Vec<f64> = ledger.missing();
     let wanted: Vec<bool> = missing.iter().map(|&rate| rate > 0.0).collect();
     if wanted.contains(&true) {
-        let tables = Tables::new(problem, &wanted);
+        let tables = Tables::of(problem, &wanted);
         let mut left = Left {
             rate: missing,
             worth: tables.price.clone(),
@@ -162,6 +162,6 @@ fn add_devices(
     ledger.filled.iter().for_each(|device| available[device.device] -= 1);
     let added = round(problem, tables, &style, &rates, &available)
         .ok_or(Infeasible::Devices { bound, count: problem.device_count() })?;
-    ledger.filled.extend(added.iter().flat_map(|chosen| filled(tables, chosen)));
+    ledger.filled.extend(added.iter().flat_map(filled));
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use super::layouts::{alone, layouts_of};
+use crate::bound::least_share;
 use crate::interference::Running;
 use crate::problem::Problem;
 
@@ -11,6 +12,9 @@ pub(super) const MEMBERS_MAX: usize = 8;
 
 /// Margin that the rounding of a duty cycle may take of an SLO, ms.
 const ROUNDING_MS: f64 = 4e-6;
+
+/// What gpulets emit, by device type and share.
+type Emitted = Vec<Vec<f64>>;
 
 /// Gpulets of one share that suffer at most one pressure.
 #[derive(Debug)]
@@ -77,15 +81,31 @@ impl Kind {
 }
 
 impl Tables {
-    /// For the models that are `wanted`; the others cannot be placed with them.
-    pub fn new(problem: &Problem, wanted: &[bool]) -> Self {
+    /// For all models: with the worst neighbours, beside whom all that is found holds; and, unless
+    /// they are as bad, with usual ones: what is found must be fitted to those that it has.
+    pub fn all(problem: &Problem) -> Vec<Self> {
+        let wanted = vec![true; problem.models.len()];
+        let mut neighbours = vec![worst(problem), usual(problem)];
+        neighbours.dedup();
+        neighbours.iter().map(|it| Self::beside(problem, &wanted, it)).collect()
+    }
+
+    /// For the models that are `wanted`, with the worst neighbours; the others cannot be placed
+    /// with them.
+    pub fn of(problem: &Problem, wanted: &[bool]) -> Self {
+        Self::beside(problem, wanted, &worst(problem))
+    }
+
+    /// With neighbours that emit so much.
+    fn beside(problem: &Problem, wanted: &[bool], emitted: &Emitted) -> Self {
         let models = &problem.models;
         let duty_max_ms: Vec<f64> =
             models.iter().map(|model| (model.slo_ms - ROUNDING_MS) / 2.0).collect();
         let limits = duty_max_ms.iter().zip(wanted);
         let limits: Vec<f64> = limits.map(|(&ms, &it)| if it { ms } else { 0.0 }).collect();
-        let mut kinds: Vec<Kind> =
-            (0..problem.devices.len()).map(|device| kind(problem, device, &limits)).collect();
+        let mut kinds: Vec<Kind> = (0..problem.devices.len())
+            .map(|device| kind(problem, device, &limits, &emitted[device]))
+            .collect();
         let price: Vec<f64> = (0..models.len()).map(|model| price(&kinds, model)).collect();
         set_costs(&mut kinds, &price);
         Self {
@@ -169,11 +189,30 @@ fn price(kinds: &[Kind], model: usize) -> f64 {
         .fold(f64::INFINITY, f64::min)
 }
 
-fn kind(problem: &Problem, device: usize, duty_max_ms: &[f64]) -> Kind {
+/// The most that any model emits.
+fn worst(problem: &Problem) -> Emitted {
+    by_share(problem, |device, share| {
+        emitted(problem, device, share).map(|it| it.1).fold(0.0, f64::max)
+    })
+}
+
+/// The mean of all models, by what they take of devices.
+fn usual(problem: &Problem) -> Emitted {
+    let takes: Vec<f64> = (0..problem.models.len())
+        .map(|it| problem.models[it].planned_rate * least_share(problem, it))
+        .collect();
+    by_share(problem, |device, share| mean(&takes, emitted(problem, device, share)))
+}
+
+fn by_share(problem: &Problem, of: impl Fn(usize, usize) -> f64) -> Emitted {
+    let shares = |device: usize| 0..problem.devices[device].shares_pct.len();
+    (0..problem.devices.len())
+        .map(|device| shares(device).map(|share| of(device, share)).collect())
+        .collect()
+}
+
+fn kind(problem: &Problem, device: usize, duty_max_ms: &[f64], emitted: &[f64]) -> Kind {
     let device_type = &problem.devices[device];
-    let shares = &device_type.shares_pct;
-    let emitted: Vec<f64> =
-        (0..shares.len()).map(|share| worst_emitted(problem, device, share)).collect();
     let mut classes: Vec<Class> = Vec::new();
     let mut layouts = Vec::new();
     for layout in layouts_of(problem, device) {
@@ -217,21 +256,27 @@ fn kind(problem: &Problem, device: usize, duty_max_ms: &[f64]) -> Kind {
     }
 }
 
-/// The most that any model emits from a gpulet of that share, at a batch that it may run.
-fn worst_emitted(problem: &Problem, device: usize, share: usize) -> f64 {
+/// Models that can run on a gpulet of that share, and the most that each emits there.
+fn emitted(problem: &Problem, device: usize, share: usize) -> impl Iterator<Item = (usize, f64)> {
     let kind = &problem.devices[device];
     let share_pct = kind.shares_pct[share];
-    let mut worst = 0.0_f64;
-    for (model, asked) in problem.models.iter().enumerate() {
-        for batch in 1..=problem.settings.batch_max {
-            let alone_ms = problem.planned_ms(device, model, share, batch, 1.0);
-            if 2.0 * alone_ms > asked.slo_ms {
-                break;
-            }
-            worst = worst.max(kind.interference.pressure(Running { model, batch, share_pct }));
-        }
-    }
-    worst
+    problem.models.iter().enumerate().filter_map(move |(model, asked)| {
+        (1..=problem.settings.batch_max)
+            .take_while(|&batch| {
+                2.0 * problem.planned_ms(device, model, share, batch, 1.0) <= asked.slo_ms
+            })
+            .map(|batch| kind.interference.pressure(Running { model, batch, share_pct }))
+            .reduce(f64::max)
+            .map(|most| (model, most))
+    })
+}
+
+/// The mean by `weights`; 0 of nothing.
+fn mean(weights: &[f64], of: impl Iterator<Item = (usize, f64)>) -> f64 {
+    let sums = of.fold((0.0, 0.0), |(sum, weight), (at, value)| {
+        (sum + weights[at] * value, weight + weights[at])
+    });
+    if sums.1 > 0.0 { sums.0 / sums.1 } else { 0.0 }
 }
 
 fn class(

@@ -5,7 +5,7 @@ use fastrand::Rng;
 use super::ledger::Ledger;
 use super::round::{Style, round};
 use super::tables::Tables;
-use super::{SEED, filled};
+use super::{SEED, filled, work};
 use crate::plan::Filled;
 use crate::problem::Problem;
 
@@ -17,13 +17,14 @@ const TOGETHER_MAX: usize = 6;
 /// that would be missed least go first.
 pub(super) fn thin(
     problem: &Problem,
-    tables: &Tables,
+    tables: &[Tables],
     ledger: &mut Ledger<'_>,
     (least, limit): (u32, &[u32]),
     work_max: u64,
 ) {
     let mut rng = Rng::with_seed(SEED);
-    while ledger.filled.len() > least.max(1) as usize && tables.work.get() < work_max {
+    while ledger.filled.len() > least.max(1) as usize && work(tables) < work_max {
+        let tables = &tables[rng.usize(0..tables.len())];
         // Looking at all devices is work too.
         tables.worked(ledger.filled.len() + tables.price.len());
         let old = take(tables, ledger, &mut rng);
@@ -42,7 +43,7 @@ pub(super) fn thin(
         }
         match round(problem, tables, &style, &rates, &available) {
             Some(new) => {
-                new.iter().flat_map(|it| filled(tables, it)).for_each(|it| ledger.push(it));
+                new.iter().flat_map(filled).for_each(|it| ledger.push(it));
                 ledger.vacate();
             }
             None => old.into_iter().for_each(|it| ledger.push(it)),
