@@ -203,8 +203,8 @@ fn roomiest<'a>(
 /// Work after which no further round is begun. Among few models there is much to try, in about
 /// 50 ms; among many a round takes long, and more of them gain little.
 fn effort(models: usize) -> f64 {
-    let models = models.max(1) as f64;
-    (1e9 / models.powi(2)).min(20e6).max(1e6 * (models / 50.0).powf(1.5))
+    let of_fifty = models.max(1) as f64 / 50.0;
+    1e6 * of_fifty.powf(-2.7).min(20.0).max(of_fifty.powf(1.5))
 }
 
 /// When a search ends.
