@@ -12,8 +12,8 @@ use crate::problem::Problem;
 /// the gpulets that [`fluid`](super::fluid) looks at, within share and memory of the devices
 /// of each type, and within how many of them there are. `None` where there are too few.
 ///
-/// For a single type it equals [`fluid`](super::fluid), of which it is the dual; for several it
-/// is no less.
+/// For a single type it equals [`fluid`](super::fluid), of which it is the dual, where no network is
+/// limited; for several it is no less. Networks are not in it.
 ///
 /// # Panics
 /// The solver contradicts itself.

@@ -31,6 +31,15 @@ pub const SHAPES: [Shape; 6] = [
     Shape { fixed_ms: 18.0, row_ms: 2.5, knee: 0.7, memory_mb: 1220, slo_ms: 202.0 },
 ];
 
+/// The published linear model, its constants rounded.
+pub const PUBLISHED: LinearConstants = LinearConstants {
+    own_l2: 0.11,
+    other_l2: 0.72,
+    own_dram: 0.35,
+    other_dram: 0.09,
+    constant: 0.9,
+};
+
 /// A problem: of each entry the shape, requests per second.
 pub fn problem(asked: &[(usize, f64)], devices: u32, disturbed: bool) -> Problem {
     let names: Vec<String> = (0..asked.len()).map(|at| format!("m{at:04}")).collect();
@@ -55,17 +64,10 @@ pub fn problem(asked: &[(usize, f64)], devices: u32, disturbed: bool) -> Problem
             request_bytes: 0,
         },
     });
-    let constants = LinearConstants {
-        own_l2: 0.11,
-        other_l2: 0.72,
-        own_dram: 0.35,
-        other_dram: 0.09,
-        constant: 0.9,
-    };
     let curve = || UtilisationCurve::new(vec![(1, 0.08, 0.2), (8, 0.2, 0.4), (32, 0.28, 0.6)]);
     let curves = asked.iter().map(|_| curve().expect("a curve")).collect();
     let interference: Box<dyn Interference> =
-        if disturbed { Box::new(Linear::new(constants, curves)) } else { Box::new(Undisturbed) };
+        if disturbed { Box::new(Linear::new(PUBLISHED, curves)) } else { Box::new(Undisturbed) };
     let device = DeviceType {
         name: "made-up".into(),
         count: devices,

@@ -4,12 +4,12 @@ use fastrand::Rng;
 use gpulet_plan::bound::least_share;
 use gpulet_plan::demand::{Demand, HeadRoom};
 use gpulet_plan::interference::{
-    Additive, Interference, Linear, LinearConstants, Temper, Undisturbed, UtilisationCurve,
+    Additive, Interference, Linear, Temper, Undisturbed, UtilisationCurve,
 };
 use gpulet_plan::problem::{DeviceType, Model, ModelCosts, Problem, Settings, merge_demands};
 use gpulet_plan::table::LatencyTable;
 
-use super::Shape;
+use super::{PUBLISHED, Shape};
 
 /// A model, what it does to its neighbours, and what is asked of it.
 #[derive(Debug, Clone)]
@@ -250,19 +250,12 @@ impl Posed {
                 Box::new(Additive::new(0.8, self.models.iter().map(|it| it.temper).collect()))
             }
             Disturbed::Linear => {
-                let constants = LinearConstants {
-                    own_l2: 0.11,
-                    other_l2: 0.72,
-                    own_dram: 0.35,
-                    other_dram: 0.09,
-                    constant: 0.9,
-                };
                 let curve = |model: &Posing| {
                     let (l2, dram) = model.utilisation;
                     let points = vec![(1, 0.3 * l2, 0.3 * dram), (32, l2, dram)];
                     UtilisationCurve::new(points).expect("a curve")
                 };
-                Box::new(Linear::new(constants, self.models.iter().map(curve).collect()))
+                Box::new(Linear::new(PUBLISHED, self.models.iter().map(curve).collect()))
             }
         }
     }
